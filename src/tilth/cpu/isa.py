@@ -1,0 +1,68 @@
+"""What a CPU's vector unit can do, as data: kernels read this and never name an instruction set."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import llvmlite.binding as llvm
+
+
+@dataclass(frozen=True, slots=True)
+class Isa:
+    """One vector instruction set and the machine around it.
+
+    `lanes` is the number of f32 in a register; `registers` how many there are; cache sizes are in
+    bytes and are used for blocking only (a wrong value costs speed, never correctness).
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: str  # LLVM feature string, "" = what `cpu` implies
+    lanes: int
+    registers: int
+    fma: bool
+    l1: int = 32 << 10
+    l1_ways: int = 8
+    l2: int = 512 << 10
+    broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
+
+    @property
+    def vector_bytes(self) -> int:
+        return 4 * self.lanes
+
+
+_X86 = "x86_64-unknown-linux-gnu"
+_ARM = "aarch64-unknown-linux-gnu"
+
+ISAS: dict[str, Isa] = {
+    isa.name: isa
+    for isa in (
+        Isa("x86-64-v2", _X86, "x86-64-v2", "", lanes=4, registers=16, fma=False),
+        Isa("avx2", _X86, "x86-64-v3", "", lanes=8, registers=16, fma=True),
+        Isa(
+            *("avx512", _X86, "x86-64-v4", "-prefer-256-bit"),
+            **dict(lanes=16, registers=32, fma=True, l1=48 << 10, l1_ways=12, l2=1 << 20),
+            broadcast_operand=True,
+        ),
+        Isa("neon", _ARM, "generic", "+neon", lanes=4, registers=32, fma=True, l1=64 << 10),
+    )
+}
+
+
+@functools.cache
+def host_isa() -> Isa:
+    """The best entry of `ISAS` this machine can run, with the machine's own cpu name."""
+    features = llvm.get_host_cpu_features()
+    triple = llvm.get_process_triple()
+    if triple.startswith(("aarch64", "arm64")):
+        base = ISAS["neon"]
+    elif all(features.get(f) for f in ("avx512f", "avx512vl", "avx512bw", "avx512dq")):
+        base = ISAS["avx512"]
+    elif features.get("avx2") and features.get("fma"):
+        base = ISAS["avx2"]
+    else:
+        base = ISAS["x86-64-v2"]
+    flags = features.flatten() + (",-prefer-256-bit" if base.name == "avx512" else "")
+    return replace(base, triple=triple, cpu=llvm.get_host_cpu_name(), features=flags)

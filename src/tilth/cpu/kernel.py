@@ -1,0 +1,82 @@
+"""What a kernel family gives the code generator: a `Kernel`, and how its operands are described.
+
+All kernels share one calling convention::
+
+    void kernel(ptr operand0, ..., ptr result0, ..., ptr scratch, i64 begin, i64 end, i64 step)
+
+computes the work items [begin, end) of `items`. Operands and results are strided views, described
+at compile time by `Operand`; the pointers point at element (0, 0, ...) of the view. Two kernels
+with equal `key` are one function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+
+import llvmlite.ir as ll
+import numpy as np
+
+from tilth.cpu.isa import Isa
+from tilth.ir.types import DType, Shape, TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A strided view of memory: strides count elements; `constant` is the array when known."""
+
+    dtype: DType
+    shape: Shape
+    strides: Shape
+    constant: np.ndarray | None = field(default=None, compare=False)
+
+    @property
+    def is_contiguous(self) -> bool:
+        return self.strides == row_major(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def layout(self) -> tuple[str, Shape, Shape]:
+        """The hashable part, for kernel keys."""
+        return (self.dtype.name, self.shape, self.strides)
+
+
+def row_major(shape: Shape) -> Shape:
+    """Strides, in elements, of a dense row-major tensor."""
+    strides = [1] * len(shape)
+    for i in range(len(shape) - 2, -1, -1):
+        strides[i] = strides[i + 1] * shape[i + 1]
+    return tuple(strides)
+
+
+def dense(type_: TensorType, constant: np.ndarray | None = None) -> Operand:
+    """A contiguous operand of this type."""
+    return Operand(type_.dtype, type_.dims, row_major(type_.dims), constant)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A piece of native code and what the program around it must know.
+
+    `emit(module, isa, name)` defines the function `name` in `module`. `items` is the number of
+    independent work items (split evenly over threads), each about as long as the others. `steps` > 1
+    asks to be called once per step, in order, with a barrier between. `scratch` is bytes of
+    thread-private memory. `packed` replaces constant operands, by position, with arrays laid out
+    for the kernel (row-major, read-only, 64-byte aligned at run time). `flops` and `bytes` are of
+    the whole kernel, all steps.
+    """
+
+    name: str
+    key: Hashable
+    emit: Callable[[ll.Module, Isa, str], ll.Function]
+    items: int
+    flops: int = 0
+    bytes: int = 0
+    steps: int = 1
+    scratch: int = 0
+    algorithm: str = ""
+    packed: Mapping[int, np.ndarray] = field(default_factory=dict)

@@ -1,0 +1,133 @@
+"""The interface between the compiler and a target, and the table of targets.
+
+A target turns a *region* (a static graph it said it can run) into a `CompiledRegion`. It says what
+it wants from the shared pipeline through `Traits`, so passes never name a target. Targets are
+imported on first use; adding one is a line in `TARGETS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from tilth.ir.errors import DeviceError
+from tilth.ir.graph import Graph, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a target asks of the shared pipeline.
+
+    `composites` are lowered directly and therefore not decomposed; `layout` is the one convolution
+    wants; `explicit_padding` makes padding a `pad` node before convolutions and windows;
+    `fuses` turns on the fusion pass.
+    """
+
+    composites: frozenset[str] = frozenset()
+    layout: Literal["any", "channels_last"] = "any"
+    explicit_padding: bool = False
+    fuses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the caller asks of a compilation. `threads` 0 means all cores this process may use."""
+
+    threads: int = 0
+    precision: Literal["default", "exact"] = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRecord:
+    """One kernel execution on one thread: times in seconds from the start of the call."""
+
+    name: str
+    node: str
+    algorithm: str
+    thread: int
+    start: float
+    seconds: float
+    flops: int  # of the whole kernel, all threads
+    bytes: int  # memory touched by the whole kernel, all threads
+
+
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """One row of a report: a kernel, the nodes it computes, and its static cost."""
+
+    name: str
+    nodes: tuple[str, ...]
+    algorithm: str
+    flops: int
+    bytes: int
+
+
+class CompiledRegion(Protocol):
+    """Native code (or a stand-in) for one region. Calls are thread-safe."""
+
+    kernels: Sequence[KernelInfo]
+    arena_bytes: int
+    weight_bytes: int
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run; inputs are C-contiguous arrays of exactly the region's input types."""
+
+    def profile(self, inputs: Sequence[np.ndarray]) -> list[KernelRecord]:
+        """Run once with timestamps."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What `Target.restore` needs: JSON-able values, bytes and arrays, no process address."""
+
+
+class Target(Protocol):
+    """A kind of device. One object serves all devices of the kind."""
+
+    kind: str
+    traits: Traits
+
+    def fingerprint(self, options: Options) -> str:
+        """Names everything the code depends on (cpu, features, threads): part of the cache key."""
+
+    def unsupported(self, node: Node) -> str | None:
+        """Why this node cannot run here; None if it can. Asked before fusion."""
+
+    def compile(self, region: Graph, options: Options) -> CompiledRegion:
+        """Make code for a region after all passes. Raises CompileError."""
+
+    def restore(self, state: Mapping[str, Any]) -> CompiledRegion:
+        """The region back from its `state`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device as the user names it: `kind[:model][#index]`, e.g. `cpu`, `npu:ascend910b3`."""
+
+    kind: str
+    model: str = ""
+    index: int = 0
+    description: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        model = f":{self.model}" if self.model else ""
+        return f"{self.kind}{model}" + (f"#{self.index}" if self.index else "")
+
+
+# kind -> "module:class"; imported on first use so that `import tilth` stays fast
+TARGETS: dict[str, str] = {
+    "cpu": "tilth.cpu.target:CpuTarget",
+    "reference": "tilth.runtime.reference:ReferenceTarget",
+}
+
+
+@functools.cache
+def target(kind: str) -> Target:
+    """The target of a device kind. Raises DeviceError listing the known ones."""
+    if kind not in TARGETS:
+        raise DeviceError(f"no device kind '{kind}'; this build has: {', '.join(sorted(TARGETS))}")
+    module, _, name = TARGETS[kind].partition(":")
+    return getattr(importlib.import_module(module), name)()
