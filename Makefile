@@ -1,0 +1,54 @@
+# Everything runs in .venv, which the first command makes. `make help` lists the commands.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# The first python3 on the PATH that is new enough and can make environments.
+find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
+	for python in "$$folder"/python3 "$$folder"/python3.1[1-9]; do \
+		"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+			2>/dev/null && echo "$$python" && exit; \
+	done; done
+
+.PHONY: help demo test format clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.demo ## install, then compile and check the digit classifier
+	$(BIN)/python examples/digits/demo.py
+
+test: $(VENV)/.test ## install, then format check, lint, types and all tests with coverage
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest --cov
+
+format: $(VENV)/.test ## format and fix what ruff can fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## remove the environment
+	rm -rf $(VENV)
+
+# A stamp file says what is installed; a changed pyproject.toml installs again.
+$(VENV)/.made:
+	@python=$$($(find-python)); \
+	if [ -z "$$python" ]; then \
+		echo "make: no python3 >= 3.11 with the venv module on the PATH; please install one" >&2; \
+		exit 1; \
+	fi; \
+	echo "making $(VENV) with $$python"; \
+	"$$python" -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.made
+	@echo "installing tilth"
+	@$(PIP) -e '.[png]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml $(VENV)/.made
+	@echo "installing tilth and what its tests need"
+	@$(PIP) -e '.[test,torch]'
+	@touch $@
