@@ -62,7 +62,14 @@ def splat_constant(type_: ll.Type, value: float | int) -> ll.Constant:
 class Emitter:
     """Builds one function. `b` is the llvmlite builder for everything not wrapped here."""
 
-    def __init__(self, module: ll.Module, isa: Isa, name: str, args: Sequence[ll.Type], result: ll.Type = VOID):
+    def __init__(
+        self,
+        module: ll.Module,
+        isa: Isa,
+        name: str,
+        args: Sequence[ll.Type],
+        result: ll.Type = VOID,
+    ):
         self.module, self.isa = module, isa
         self.fn = ll.Function(module, ll.FunctionType(result, args), name)
         self.fn.attributes.add("nounwind")
@@ -91,7 +98,9 @@ class Emitter:
             return scalar
         if isinstance(scalar, ll.Constant):
             return ll.Constant(ll.VectorType(scalar.type, n), [scalar] * n)
-        one = self.b.insert_element(ll.Constant(ll.VectorType(scalar.type, n), ll.Undefined), scalar, ll.Constant(I32, 0))
+        one = self.b.insert_element(
+            ll.Constant(ll.VectorType(scalar.type, n), ll.Undefined), scalar, ll.Constant(I32, 0)
+        )
         mask = ll.Constant(ll.VectorType(I32, n), [0] * n)
         return self.b.shuffle_vector(one, ll.Constant(one.type, ll.Undefined), mask)
 
@@ -118,7 +127,9 @@ class Emitter:
     def load_broadcast(self, ptr: Val, type_: ll.Type, n: int) -> Val:
         return self.splat(self.load(ptr, element(type_)), n)
 
-    def masked_load(self, ptr: Val, type_: ll.VectorType, count: int | Val, fill: Val | None = None) -> Val:
+    def masked_load(
+        self, ptr: Val, type_: ll.VectorType, count: int | Val, fill: Val | None = None
+    ) -> Val:
         """Load the first `count` lanes; the others are `fill` (zero by default)."""
         fill = fill if fill is not None else ll.Constant(type_, None)
         args = [ptr, self.lane_mask(type_.count, count), fill]

@@ -36,19 +36,24 @@ class Isa:
 _X86 = "x86_64-unknown-linux-gnu"
 _ARM = "aarch64-unknown-linux-gnu"
 
-ISAS: dict[str, Isa] = {
-    isa.name: isa
-    for isa in (
-        Isa("x86-64-v2", _X86, "x86-64-v2", "", lanes=4, registers=16, fma=False),
-        Isa("avx2", _X86, "x86-64-v3", "", lanes=8, registers=16, fma=True),
-        Isa(
-            *("avx512", _X86, "x86-64-v4", "-prefer-256-bit"),
-            **dict(lanes=16, registers=32, fma=True, l1=48 << 10, l1_ways=12, l2=1 << 20),
-            broadcast_operand=True,
-        ),
-        Isa("neon", _ARM, "generic", "+neon", lanes=4, registers=32, fma=True, l1=64 << 10),
-    )
-}
+_V2 = Isa("x86-64-v2", _X86, "x86-64-v2", "", lanes=4, registers=16, fma=False)
+_AVX2 = Isa("avx2", _X86, "x86-64-v3", "", lanes=8, registers=16, fma=True)
+_AVX512 = Isa(
+    name="avx512",
+    triple=_X86,
+    cpu="x86-64-v4",
+    features="-prefer-256-bit",
+    lanes=16,
+    registers=32,
+    fma=True,
+    l1=48 << 10,
+    l1_ways=12,
+    l2=1 << 20,
+    broadcast_operand=True,
+)
+_NEON = Isa("neon", _ARM, "generic", "+neon", lanes=4, registers=32, fma=True, l1=64 << 10)
+
+ISAS: dict[str, Isa] = {isa.name: isa for isa in (_V2, _AVX2, _AVX512, _NEON)}
 
 
 @functools.cache

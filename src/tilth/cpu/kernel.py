@@ -63,8 +63,8 @@ class Kernel:
     """A piece of native code and what the program around it must know.
 
     `emit(module, isa, name)` defines the function `name` in `module`. `items` is the number of
-    independent work items (split evenly over threads), each about as long as the others. `steps` > 1
-    asks to be called once per step, in order, with a barrier between. `scratch` is bytes of
+    independent work items (split evenly over threads), each about as long as the others. `steps`
+    > 1 asks to be called once per step, in order, with a barrier between. `scratch` is bytes of
     thread-private memory. `packed` replaces constant operands, by position, with arrays laid out
     for the kernel (row-major, read-only, 64-byte aligned at run time). `flops` and `bytes` are of
     the whole kernel, all steps.

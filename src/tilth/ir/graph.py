@@ -150,7 +150,7 @@ class Graph:
 
 
 def clone(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
-    """The node's results with other inputs of the same types; the node itself if nothing changed."""
+    """The node's results over other inputs of the same types; its own if nothing changed."""
     if inputs == node.inputs:
         return node.outputs
     return Node(node.op, inputs, node.attrs, node.types, node.name, node.source).outputs

@@ -1,0 +1,82 @@
+"""From LLVM IR to an object, and from an object to callable code.
+
+The object is relocatable and holds no address of this process, so the same bytes serve the disk
+cache, another process, and a library built ahead of time.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import llvmlite.binding as llvm
+import llvmlite.ir as ll
+
+from tilth.cpu.isa import Isa
+from tilth.ir.errors import CompileError
+
+_names = itertools.count()
+
+
+@functools.cache
+def _initialise() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+def target_machine(isa: Isa) -> llvm.TargetMachine:
+    """LLVM's view of the machine we emit for."""
+    _initialise()
+    return llvm.Target.from_triple(isa.triple).create_target_machine(
+        cpu=isa.cpu, features=isa.features, opt=2, reloc="pic", codemodel="small"
+    )
+
+
+def new_module(isa: Isa, name: str) -> ll.Module:
+    module = ll.Module(name)
+    module.triple = isa.triple
+    module.data_layout = str(target_machine(isa).target_data)
+    return module
+
+
+def optimise(module: ll.Module, isa: Isa) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """Parse, verify and run LLVM's scalar passes; the kernels are vectorised already."""
+    machine = target_machine(isa)
+    try:
+        parsed = llvm.parse_assembly(str(module))
+        parsed.verify()
+    except RuntimeError as e:
+        raise CompileError(f"the emitted code is not valid LLVM IR; please report this: {e}") from e
+    tuning = llvm.PipelineTuningOptions(speed_level=2)
+    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
+    passes = llvm.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(parsed, passes)
+    return parsed, machine
+
+
+def compile_object(module: ll.Module, isa: Isa) -> bytes:
+    """Machine code for `isa` as a relocatable object file."""
+    parsed, machine = optimise(module, isa)
+    return machine.emit_object(parsed)
+
+
+def compile_assembly(module: ll.Module, isa: Isa) -> str:
+    """The same as text, for reading and for tests that count instructions."""
+    parsed, machine = optimise(module, isa)
+    return machine.emit_assembly(parsed)
+
+
+class LoadedObject:
+    """An object linked into this process; `address(name)` of its exported functions."""
+
+    def __init__(self, code: bytes, symbols: tuple[str, ...]):
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+        for symbol in symbols:
+            builder.export_symbol(symbol)
+        self._jit = llvm.create_lljit_compiler()
+        self._library = builder.link(self._jit, f"program{next(_names)}")
+
+    def address(self, symbol: str) -> int:
+        return self._library[symbol]

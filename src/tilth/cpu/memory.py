@@ -1,0 +1,131 @@
+"""Where buffers lie: weights one after the other, the arena by liveness, and which steps conflict.
+
+Two arena buffers may share bytes when their lives (first step that touches them to the last) do not
+overlap. Placement is greedy, largest first, each at the lowest address free over its life
+(Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tilth.cpu.plan import Step
+from tilth.cpu.view import Buffer, View
+
+ALIGNMENT = 64
+
+
+def aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(slots=True)
+class _Life:
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Byte offsets of weights and arena buffers, and the sizes of both."""
+
+    offsets: Mapping[Buffer, int]
+    arena_bytes: int
+    weights: Sequence[Buffer] = field(repr=False)
+    weight_bytes: int = 0
+
+    def pack_weights(self) -> np.ndarray:
+        """All constants in one 64-byte-aligned block of bytes."""
+        block = aligned_bytes(self.weight_bytes)
+        for buffer in self.weights:
+            assert buffer.constant is not None
+            start = self.offsets[buffer]
+            raw = np.ascontiguousarray(buffer.constant).reshape(-1).view(np.uint8)
+            block[start : start + buffer.nbytes] = raw
+        return block
+
+
+def aligned_bytes(nbytes: int) -> np.ndarray:
+    """Uninitialised memory whose address is a multiple of 64."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    skip = -raw.ctypes.data % ALIGNMENT
+    return raw[skip : skip + nbytes]
+
+
+def assign(steps: Sequence[Step]) -> Memory:
+    """Give every buffer of the steps a place."""
+    lives: dict[Buffer, _Life] = {}
+    weights: dict[int, Buffer] = {}
+    same: dict[Buffer, Buffer] = {}
+    for i, step in enumerate(steps):
+        for view in (*step.reads, *step.writes):
+            buffer = view.buffer
+            if buffer.kind == "arena":
+                life = lives.setdefault(buffer, _Life(i, i))
+                life.last = i
+            elif buffer.kind == "weights":
+                same[buffer] = weights.setdefault(id(buffer.constant), buffer)
+    offsets: dict[Buffer, int] = {}
+    weight_bytes = 0
+    for buffer in weights.values():
+        offsets[buffer] = weight_bytes
+        weight_bytes += aligned(buffer.nbytes)
+    offsets.update({buffer: offsets[first] for buffer, first in same.items()})
+    arena = _place_arena(lives, offsets)
+    return Memory(offsets, arena, tuple(weights.values()), weight_bytes)
+
+
+def _place_arena(lives: Mapping[Buffer, _Life], offsets: dict[Buffer, int]) -> int:
+    placed: list[Buffer] = []
+    top = 0
+    for buffer in sorted(lives, key=lambda b: (-b.nbytes, lives[b].first)):
+        life, start, size = lives[buffer], 0, aligned(buffer.nbytes)
+        rivals = (b for b in placed if lives[b].first <= life.last and life.first <= lives[b].last)
+        for rival in sorted(rivals, key=offsets.__getitem__):
+            if start + size <= offsets[rival]:
+                break
+            start = max(start, offsets[rival] + aligned(rival.nbytes))
+        offsets[buffer] = start
+        placed.append(buffer)
+        top = max(top, start + size)
+    return top
+
+
+def conflicts(memory: Memory, earlier: Sequence[Step], step: Step) -> bool:
+    """Must `step` wait for all threads to finish `earlier`?
+
+    Yes when it reads a buffer that they write, or writes bytes that they touch through another
+    buffer. Writes to one buffer never clash: each step owns its own part of it.
+    """
+    reads = [v.buffer for v in step.reads if v.buffer.kind != "weights"]
+    writes = [v.buffer for v in step.writes]
+    for other in earlier:
+        other_writes = [v.buffer for v in other.writes]
+        other_reads = [v.buffer for v in other.reads if v.buffer.kind != "weights"]
+        if any(_overlap(memory, r, w) for r in reads for w in other_writes):
+            return True
+        if any(
+            _overlap(memory, w, o) and not (w is o and o in other_writes)
+            for w in writes
+            for o in (*other_writes, *other_reads)
+        ):
+            return True
+    return False
+
+
+def _overlap(memory: Memory, a: Buffer, b: Buffer) -> bool:
+    if a is b:
+        return True
+    if a.kind != "arena" or b.kind != "arena":
+        return False
+    start, other = memory.offsets[a], memory.offsets[b]
+    return start < other + b.nbytes and other < start + a.nbytes
+
+
+def pointer_of(memory: Memory, view: View) -> tuple[str, int, int]:
+    """(kind, index, byte offset) of a view's first element."""
+    base = memory.offsets.get(view.buffer, 0)
+    return view.buffer.kind, view.buffer.index, base + view.offset

@@ -1,0 +1,136 @@
+"""The threads' side of a program, as emitted code: start, worker loop and barrier.
+
+A program is one function `main(table, tid, pool)` that every thread of a pool enters once per call
+(SPMD). Python only lends threads (`runtime/threads.py`): each sits in `tilth_worker`, spinning
+briefly after a call and then asleep on a futex, so that idling costs nothing.
+
+Everything lives in the pool's memory, one cache line per field that threads fight over.
+"""
+
+from __future__ import annotations
+
+import llvmlite.ir as ll
+
+from tilth.cpu.emit import I32, I64, PTR, VOID, Emitter, Val
+from tilth.cpu.isa import Isa
+
+# Byte offsets in a pool's memory.
+EPOCH, SLEEPING_WORKERS, MAIN, TABLE = 0, 64, 128, 136
+ARRIVED, GENERATION, SLEEPING_AT_BARRIER = 192, 256, 320
+POOL_BYTES = 384
+
+_SPINS = 4000  # turns with a pause between, some 50-100 us, before a thread goes to sleep
+_FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
+_WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
+
+
+def emit_runtime(module: ll.Module, isa: Isa, main: ll.Function, threads: int) -> None:
+    """Define `tilth_run`, `tilth_worker` and, if the program needs it, `tilth_barrier`."""
+    _emit_run(module, isa, main, threads)
+    _emit_worker(module, isa)
+
+
+def barrier(module: ll.Module, isa: Isa, threads: int) -> ll.Function:
+    """`tilth_barrier(pool)`: returns when all `threads` threads have called it."""
+    if "tilth_barrier" in module.globals:
+        return module.globals["tilth_barrier"]
+    e = Emitter(module, isa, "tilth_barrier", [PTR])
+    e.fn.attributes.add("noinline")
+    pool = e.args[0]
+    generation = e.offset(pool, GENERATION)
+    before = e.b.load_atomic(generation, "acquire", 4, typ=I32)
+    arrived = e.b.atomic_rmw("add", e.offset(pool, ARRIVED), I32(1), "acq_rel")
+    with e.b.if_else(e.b.icmp_unsigned("==", arrived, I32(threads - 1))) as (last, others):
+        with last:
+            e.b.atomic_rmw("xchg", e.offset(pool, ARRIVED), I32(0), "monotonic")
+            e.b.atomic_rmw("add", generation, I32(1), "seq_cst")
+            _wake_sleepers(e, generation, e.offset(pool, SLEEPING_AT_BARRIER))
+        with others:
+            _wait_for_change(e, generation, before, e.offset(pool, SLEEPING_AT_BARRIER))
+    return e.finish()
+
+
+def _emit_run(module: ll.Module, isa: Isa, main: ll.Function, threads: int) -> None:
+    """`tilth_run(pool, table)`: one call of the program, the caller being thread 0."""
+    e = Emitter(module, isa, "tilth_run", [PTR, PTR])
+    pool, table = e.args
+    if threads > 1:
+        e.store(main, e.offset(pool, MAIN))
+        e.store(table, e.offset(pool, TABLE))
+        epoch = e.offset(pool, EPOCH)
+        e.b.atomic_rmw("add", epoch, I32(1), "seq_cst")
+        _wake_sleepers(e, epoch, e.offset(pool, SLEEPING_WORKERS))
+    e.b.call(main, [table, I32(0), pool])
+    e.finish()
+
+
+def _emit_worker(module: ll.Module, isa: Isa) -> None:
+    """`tilth_worker(pool, tid)`: serve calls for ever. The pool's epoch must be 0 at the start."""
+    e = Emitter(module, isa, "tilth_worker", [PTR, I32])
+    pool, tid = e.args
+    epoch = e.offset(pool, EPOCH)
+    seen = e.var(I32, I32(0))
+    forever = e.fn.append_basic_block("forever")
+    e.b.branch(forever)
+    e.b.position_at_end(forever)
+    _wait_for_change(e, epoch, e.b.load(seen, typ=I32), e.offset(pool, SLEEPING_WORKERS))
+    e.b.store(e.b.load_atomic(epoch, "acquire", 4, typ=I32), seen)
+    main = e.load(e.offset(pool, MAIN), ll.FunctionType(VOID, [PTR, I32, PTR]).as_pointer())
+    table = e.load(e.offset(pool, TABLE), PTR)
+    e.b.call(main, [table, tid, pool])
+    e.b.branch(forever)
+    e.finish()
+
+
+def _wait_for_change(e: Emitter, word: Val, old: Val, sleepers: Val) -> None:
+    """Return once `*word != old`: spin `_SPINS` turns, then sleep until woken."""
+    spins = e.var(I64, I64(0))
+    test, spin, sleep, done = (
+        e.fn.append_basic_block(f"wait.{n}") for n in ["test", "spin", "sleep", "done"]
+    )
+    e.b.branch(test)
+    e.b.position_at_end(test)
+    changed = e.b.icmp_unsigned("!=", e.b.load_atomic(word, "acquire", 4, typ=I32), old)
+    turn = e.b.load(spins, typ=I64)
+    e.b.store(e.b.add(turn, I64(1)), spins)
+    patience = e.fn.append_basic_block("wait.patience")
+    e.b.cbranch(changed, done, patience)
+    e.b.position_at_end(patience)
+    e.b.cbranch(e.b.icmp_unsigned("<", turn, I64(_SPINS)), spin, sleep)
+    e.b.position_at_end(spin)
+    _pause(e)
+    e.b.branch(test)
+    e.b.position_at_end(sleep)
+    e.b.atomic_rmw("add", sleepers, I32(1), "seq_cst")
+    _futex(e, word, _WAIT_PRIVATE, old)
+    e.b.atomic_rmw("sub", sleepers, I32(1), "seq_cst")
+    e.b.branch(test)
+    e.b.position_at_end(done)
+
+
+def _wake_sleepers(e: Emitter, word: Val, sleepers: Val) -> None:
+    count = e.b.load_atomic(sleepers, "seq_cst", 4, typ=I32)
+    with e.when(e.b.icmp_unsigned("!=", count, I32(0))):
+        _futex(e, word, _WAKE_PRIVATE, I32(0x7FFFFFFF))
+
+
+def _pause(e: Emitter) -> None:
+    """Tell the core that this is a spin loop."""
+    if _machine(e.isa) == "x86_64":
+        e.b.call(e.declare("llvm.x86.sse2.pause", VOID, []), [])
+    elif _machine(e.isa) == "aarch64":
+        e.b.call(e.declare("llvm.aarch64.hint", VOID, [I32]), [I32(1)])  # 1 = yield
+
+
+def _futex(e: Emitter, word: Val, operation: int, value: Val) -> None:
+    """futex(2) through libc's `syscall`; spurious returns are fine for every caller."""
+    if "syscall" in e.module.globals:
+        syscall = e.module.globals["syscall"]
+    else:
+        syscall = ll.Function(e.module, ll.FunctionType(I64, [I64], var_arg=True), "syscall")
+    number = I64(_FUTEX[_machine(e.isa)])
+    e.b.call(syscall, [number, word, I32(operation), value, ll.Constant(PTR, None)])
+
+
+def _machine(isa: Isa) -> str:
+    return isa.triple.split("-")[0]

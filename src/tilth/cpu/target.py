@@ -1,0 +1,80 @@
+"""The CPU as a target: what it wants from the pipeline, what it can run, and how it compiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tilth.cpu import kernels
+from tilth.cpu.isa import Isa, host_isa
+from tilth.cpu.jit import compile_object
+from tilth.cpu.memory import assign
+from tilth.cpu.plan import Step, plan
+from tilth.cpu.program import emit_program, scratch_bytes
+from tilth.cpu.region import CpuRegion
+from tilth.ir.graph import Graph, Node
+from tilth.runtime.target import KernelInfo, Options, Traits
+
+# Work below which waking a second thread costs more than it saves: about 20 us on one core.
+_SERIAL_FLOPS = 1_000_000
+_SERIAL_BYTES = 400_000
+
+
+def available_threads() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class CpuTarget:
+    """Implements `runtime.target.Target` for the machine we run on."""
+
+    kind = "cpu"
+    traits = Traits(
+        composites=kernels.COMPOSITES, layout="channels_last", explicit_padding=True, fuses=True
+    )
+
+    def __init__(self, isa: Isa | None = None):
+        self.isa = isa or host_isa()
+
+    def fingerprint(self, options: Options) -> str:
+        threads = options.threads or available_threads()
+        return f"cpu {self.isa} threads={threads} precision={options.precision}"
+
+    def unsupported(self, node: Node) -> str | None:
+        return kernels.unsupported(node)
+
+    def compile(self, region: Graph, options: Options) -> CpuRegion:
+        threads = options.threads or available_threads()
+        steps = plan(region, self.isa, threads)
+        if threads > 1 and _is_tiny(steps):
+            threads = 1
+            steps = plan(region, self.isa, threads)
+        memory = assign(steps)
+        module = emit_program(steps, memory, len(region.inputs), self.isa, threads)
+        return CpuRegion(
+            code=compile_object(module, self.isa),
+            weights=memory.pack_weights(),
+            inputs=tuple(v.tensor for v in region.inputs),
+            outputs=tuple(v.tensor for v in region.outputs),
+            kernels=tuple(_info(step) for step in steps),
+            arena_bytes=memory.arena_bytes,
+            scratch_bytes=scratch_bytes(steps),
+            threads=threads,
+        )
+
+    def restore(self, state: Mapping[str, Any]) -> CpuRegion:
+        return CpuRegion.from_state(state)
+
+
+def _is_tiny(steps: list[Step]) -> bool:
+    flops = sum(s.kernel.flops for s in steps)
+    return flops < _SERIAL_FLOPS and sum(s.kernel.bytes for s in steps) < _SERIAL_BYTES
+
+
+def _info(step: Step) -> KernelInfo:
+    body = step.node.attrs.get("body")
+    names = [n.name for n in body.nodes if n.op != "constant"] if body else [step.node.name]
+    names = list(dict.fromkeys(n or step.node.op for n in names))
+    kernel = step.kernel
+    return KernelInfo(kernel.name, tuple(names), kernel.algorithm, kernel.flops, kernel.bytes)
