@@ -11,13 +11,18 @@ one calling convention: operands positionally, attributes by keyword::
     @decompose("relu")
     def _(x: Value): ...                         # values in, value(s) out
 
+Attributes get the defaults of `infer`'s signature (`Default` for those that depend on the operand
+types), so a built node always has all of them and `reference` and `decompose` need no defaults.
+
 `op.reshape(x, shape=(2, 3))` builds a node and gives its value (a tuple when there are several).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +41,13 @@ class OpInfo:
     kind: str  # "primitive" | "composite"
     doc: str
     tags: frozenset[str] = frozenset()  # "elementwise", "movement", "reduction", ...
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """An attribute's default that depends on the operand types: `of(*types)` gives it."""
+
+    of: Callable[..., Any]
 
 
 OPS: dict[str, OpInfo] = {}
@@ -89,7 +101,9 @@ def infer_types(
     try:
         bound = _SIGNATURES[op_name].bind(*types, **attrs)
         bound.apply_defaults()
-        attrs = dict(bound.kwargs)
+        attrs = {
+            k: v.of(*types) if isinstance(v, Default) else v for k, v in bound.kwargs.items()
+        }
         result = rule(*types, **attrs)
     except (TypeError, ValueError, IndexError) as e:
         shown = ", ".join(map(str, types))
@@ -97,12 +111,29 @@ def infer_types(
     return attrs, result if isinstance(result, tuple) else (result,)
 
 
+_PROVENANCE: ContextVar[tuple[str, str]] = ContextVar("provenance", default=("", ""))
+
+
+@contextmanager
+def provenance(name: str, source: str = "") -> Iterator[None]:
+    """Nodes made inside the block get this name and source; an outer source is kept if empty."""
+    token = _PROVENANCE.set((name, source or _PROVENANCE.get()[1]))
+    try:
+        yield
+    finally:
+        _PROVENANCE.reset(token)
+
+
 def make(op_name: str, *inputs: Value, name: str = "", source: str = "", **attrs: Any) -> Node:
     """Build a node, inferring its result types. Raises VerifyError when the op's rules are broken.
 
-    `name` and `source` say where the node came from and are not attributes.
+    `name` and `source` say where the node came from and are not attributes; left out, they are
+    those of the enclosing `provenance` block.
     """
     filled, types = infer_types(op_name, inputs, dict(freeze(attrs)))
+    if not name:
+        name, default_source = _PROVENANCE.get()
+        source = source or default_source
     return Node(op_name, tuple(inputs), freeze(filled), types, name, source)
 
 
