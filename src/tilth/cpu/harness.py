@@ -6,6 +6,7 @@ Arrays may be strided views; a kernel writes into its result arrays in place.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -54,7 +55,7 @@ class CompiledKernel:
         call = self._bind(inputs, results)
         edges = [0, *cuts, self.kernel.items]
         for step in range(self.kernel.steps):
-            for begin, end in zip(edges, edges[1:], strict=False):
+            for begin, end in itertools.pairwise(edges):
                 call(begin, end, step)
 
     def seconds(

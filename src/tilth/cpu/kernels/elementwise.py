@@ -1,0 +1,125 @@
+"""Elementwise fusions, strided copies and transposes: one loop nest over the result.
+
+Dimensions are ordered by the result's strides so that stores run along memory. Where an operand
+runs along another dimension, blocks of lanes x lanes elements are turned in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import llvmlite.ir as ll
+
+from tilth.cpu import vmath
+from tilth.cpu.access import load, store
+from tilth.cpu.emit import Emitter, Val
+from tilth.cpu.expression import evaluate
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernels.space import (
+    Access,
+    Space,
+    Split,
+    advance,
+    body_key,
+    kernel_emitter,
+    maskable,
+    require_dtypes,
+    space_of,
+    split,
+    touched_bytes,
+    vector_loop,
+)
+from tilth.ir.graph import Graph
+
+
+def lower(
+    body: Graph,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+) -> Kernel:
+    """A kernel for a fusion of kind `elementwise`."""
+    require_dtypes((*operands, *results))
+    space = space_of(results[0].shape, (*operands, *results))
+    first_result = space.accesses[len(operands)]
+    order = sorted(range(len(space.dims)), key=lambda i: -abs(first_result.strides[i]))
+    space = space.permuted(order).merged()
+    cut = split(space.dims, threads) if space.size else Split((1,), 0, 1)
+
+    def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
+        e, pointers = kernel_emitter(module, isa, name, len(space.accesses))
+        *_, begin, end, _step = e.args
+        with e.loop(begin, end) as item:
+            at, count = cut.enter(e, item, pointers, space.accesses)
+            _Nest(e, body, space, len(operands)).walk(cut.axis, at, count)
+        return e.finish()
+
+    nodes = sum(n.op != "constant" for n in body.nodes)
+    return Kernel(
+        name="elementwise",
+        key=("elementwise", body_key(body), space, cut),
+        emit=emit,
+        items=cut.items if space.size else 0,
+        flops=nodes * space.size,
+        bytes=touched_bytes((*operands, *results)),
+        algorithm="vector loop",
+    )
+
+
+def unroll(body: Graph) -> int:
+    """Registers per vector: more for cheap bodies, fewer where values would spill."""
+    expensive = sum(n.op in vmath.UNARY or n.op in vmath.BINARY for n in body.nodes)
+    if expensive > 2 or len(body.nodes) > 24:
+        return 1
+    return 2 if expensive or len(body.nodes) > 8 else 4
+
+
+class _Nest:
+    """The loops inside one work item."""
+
+    def __init__(self, e: Emitter, body: Graph, space: Space, n_operands: int):
+        self.e, self.body, self.space = e, body, space
+        self.reads, self.writes = space.accesses[:n_operands], space.accesses[n_operands:]
+
+    def walk(self, axis: int, pointers: Sequence[Val], count: int | Val) -> None:
+        """Loop over `count` steps of dims[axis] and everything inside."""
+        e, dims = self.e, self.space.dims
+        if axis == len(dims) - 1:
+            self.row(pointers, count)
+            return
+        with e.loop(0, count) as i:
+            inner = advance(e, pointers, self.space.accesses, axis, i)
+            self.walk(axis + 1, inner, dims[axis + 1])
+
+    def row(self, pointers: Sequence[Val], count: int | Val) -> None:
+        """The innermost dimension, in vectors."""
+        e = self.e
+        uniform = {
+            value: load(e, pointer, access.dtype, 1)
+            for value, pointer, access in zip(self.body.inputs, pointers, self.reads, strict=False)
+            if access.inner == 0
+        }
+
+        def step(position: int | Val, n: int, limit: int | Val | None) -> None:
+            at = advance(e, pointers, self.space.accesses, -1, position)
+            values = {v: e.splat(x, n) for v, x in uniform.items()}
+            for value, pointer, access in zip(self.body.inputs, at, self.reads, strict=False):
+                if value not in values:
+                    values[value] = load(e, pointer, access.dtype, n, access.inner, limit)
+            outputs = evaluate(e, self.body.outputs, values, n)
+            self.put(outputs, at[len(self.reads) :], self.writes, limit)
+
+        n = e.isa.lanes * unroll(self.body)
+        vector_loop(e, count, n, maskable(self.space.accesses), step)
+
+    def put(
+        self,
+        values: Sequence[Val],
+        pointers: Sequence[Val],
+        accesses: Sequence[Access],
+        limit: int | Val | None,
+    ) -> None:
+        for value, pointer, access in zip(values, pointers, accesses, strict=True):
+            store(self.e, value, pointer, access.dtype, access.inner, limit)
