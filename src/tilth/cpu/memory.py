@@ -73,9 +73,47 @@ def assign(steps: Sequence[Step]) -> Memory:
     for buffer in weights.values():
         offsets[buffer] = weight_bytes
         weight_bytes += aligned(buffer.nbytes)
-    offsets.update({buffer: offsets[first] for buffer, first in same.items()})
+    same.update(_share_in_place(steps, lives))
     arena = _place_arena(lives, offsets)
+    for buffer in same:
+        offsets[buffer] = offsets[_root(same, buffer)]
     return Memory(offsets, arena, tuple(weights.values()), weight_bytes)
+
+
+def _root(same: Mapping[Buffer, Buffer], buffer: Buffer) -> Buffer:
+    while same.get(buffer, buffer) is not buffer:
+        buffer = same[buffer]
+    return buffer
+
+
+def _share_in_place(steps: Sequence[Step], lives: dict[Buffer, _Life]) -> dict[Buffer, Buffer]:
+    """Let a result take over the memory of an operand that dies in the same step.
+
+    Kernels promise to read an element of such an operand before they write the result's (see
+    `Step.may_alias`). Lives are merged; gives result buffer -> operand buffer.
+    """
+    same: dict[Buffer, Buffer] = {}
+    for i, step in enumerate(steps):
+        result = step.writes[0]
+        if len(step.writes) != 1 or not _is_whole(result) or lives[result.buffer].first != i:
+            continue
+        for position in step.may_alias:
+            operand = step.reads[position]
+            root = _root(same, operand.buffer)
+            twice = sum(_root(same, v.buffer) is root for v in step.reads) > 1
+            if twice or not _is_whole(operand) or lives[root].last != i:
+                continue
+            if (operand.dtype, operand.shape) == (result.dtype, result.shape):
+                same[result.buffer] = root
+                lives[root].last = lives.pop(result.buffer).last
+                break
+    return same
+
+
+def _is_whole(view: View) -> bool:
+    """Is the view all of an arena buffer, row-major?"""
+    whole = view.operand.is_contiguous and view.size * view.dtype.nbytes == view.buffer.nbytes
+    return view.buffer.kind == "arena" and whole
 
 
 def _place_arena(lives: Mapping[Buffer, _Life], offsets: dict[Buffer, int]) -> int:

@@ -31,6 +31,13 @@ class Step:
     writes: tuple[View, ...]
     node: Node
 
+    @property
+    def may_alias(self) -> range:
+        """Positions of the operands whose memory the result may take over (read, then written)."""
+        kind = self.node.attrs["kind"] if self.node.op == "fusion" else ""
+        first = {"elementwise": 0, "contraction": 2}.get(kind, len(self.reads))
+        return range(first, len(self.reads))
+
 
 def plan(graph: Graph, isa: Isa, threads: int) -> list[Step]:
     """The steps that compute `graph`, in order. Raises CompileError."""
