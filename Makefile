@@ -2,7 +2,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install
 
 # The first python3 on the PATH that is new enough and can make environments.
 find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
