@@ -156,6 +156,15 @@ def clone(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
     return Node(node.op, inputs, node.attrs, node.types, node.name, node.source).outputs
 
 
+def inline(graph: Graph, inputs: Sequence[Value]) -> tuple[Value, ...]:
+    """The graph's outputs computed from other values instead of its own inputs."""
+    new = dict(zip(graph.inputs, inputs, strict=True))
+    for node in graph.nodes:
+        results = clone(node, tuple(new.get(v, v) for v in node.inputs))
+        new.update(zip(node.outputs, results, strict=True))
+    return tuple(new[v] for v in graph.outputs)
+
+
 def toposort(roots: Iterable[Node]) -> list[Node]:
     """Nodes reachable from `roots`, operands before users, in a deterministic order."""
     order: list[Node] = []

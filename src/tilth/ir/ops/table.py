@@ -101,9 +101,7 @@ def infer_types(
     try:
         bound = _SIGNATURES[op_name].bind(*types, **attrs)
         bound.apply_defaults()
-        attrs = {
-            k: v.of(*types) if isinstance(v, Default) else v for k, v in bound.kwargs.items()
-        }
+        attrs = {k: v.of(*types) if isinstance(v, Default) else v for k, v in bound.kwargs.items()}
         result = rule(*types, **attrs)
     except (TypeError, ValueError, IndexError) as e:
         shown = ", ".join(map(str, types))
