@@ -1,0 +1,109 @@
+"""Write the generated parts of README: the demo's output and the speed table.
+
+usage: readme.py [demo] [speed]      (default: both)
+
+The demo is run afresh; the table comes from `results/models.json` and `results/kernels.json`, as
+`models.py` and `kernels.py` left them. Each part stands between `<!-- NAME:begin -->` and
+`<!-- NAME:end -->`. A test holds that the table is the one of the committed results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def demo() -> str:
+    """What `make demo` prints, from a run with an empty cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"TILTH_CACHE_DIR": cache, "NO_COLOR": "1", "COLUMNS": "80"}
+        command = [sys.executable, str(ROOT / "examples" / "digits" / "demo.py")]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return f"```text\n{run.stdout.rstrip()}\n```"
+
+
+def speed() -> str:
+    """The speed table, how it was measured, and the best kernels."""
+    models = json.loads((RESULTS / "models.json").read_text())
+    kernels = json.loads((RESULTS / "kernels.json").read_text())
+    return "\n\n".join([_conditions(models), _table(models), _kernels(kernels)])
+
+
+def _conditions(models: dict[str, Any]) -> str:
+    machine = models["machine"]
+    versions = machine["versions"]
+    text = (
+        f"Median milliseconds for one call, batch 1, float32, {machine['threads']} threads on "
+        f"{machine['processor']} ({', '.join(machine['features'])}), {machine['date']}; "
+        f"ONNX Runtime {versions['onnxruntime']}, OpenVINO {versions['openvino']}. One process per "
+        "engine, taking turns while the others sleep (`make bench`). *Ratio* is Tilth over the "
+        "better of the other two: below 1 is faster. *First result* is from import to output, cold "
+        "and from the cache. *Error* is the largest difference to ONNX Runtime's outputs over the "
+        "largest output."
+    )
+    return text
+
+
+def _table(models: dict[str, Any]) -> str:
+    lines = [
+        "| model | Tilth | ONNX Runtime | OpenVINO | ratio | first result, s | memory, MiB | error |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in models["models"]:
+        times = row["timings"]
+        engines = ("tilth", "onnxruntime", "openvino")
+        medians = " | ".join(f"{times[name]['median'] * 1e3:.2f}" for name in engines)
+        lines.append(
+            f"| {row['model']} | {medians} | {row['ratio']:.2f} "
+            f"| {row['cold']:.1f}, {row['warm']:.2f} "
+            f"| {times['tilth']['peak_bytes'] >> 20} | {row['error']:.0e} |"
+        )
+    lines.append(f"| geometric mean | | | | {models['geometric_mean']:.2f} | | | |")
+    return "\n".join(lines)
+
+
+def _kernels(kernels: dict[str, Any]) -> str:
+    rows = kernels["kernels"]
+    shown = [
+        max((r for r in rows if r["name"].startswith(kind)), key=lambda r: r["share"])
+        for kind in ("GEMM", "convolution 3x3", "convolution 1x1")
+    ]
+    shares = "; ".join(
+        f"{r['name']}: {r['rate'] / 1e9:.0f} GFLOP/s, {r['share']:.0%}" for r in shown
+    )
+    return (
+        f"Single kernels next to the FMA peak measured in the same run ("
+        f"{kernels['machine']['threads']} threads): {shares}."
+    )
+
+
+PARTS = {"demo": demo, "speed": speed}
+
+
+def replace_part(text: str, name: str, content: str) -> str:
+    """`text` with `content` between the markers of `name`."""
+    before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
+    _, end, after = rest.partition(f"<!-- {name}:end -->")
+    if not (begin and end):
+        raise SystemExit(f"{README.name} has no markers for '{name}'")
+    return f"{before}{begin}{content}\n{end}{after}"
+
+
+def main() -> None:
+    text = README.read_text()
+    for name in sys.argv[1:] or PARTS:
+        text = replace_part(text, name, PARTS[name]())
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
