@@ -11,7 +11,7 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format clean
+.PHONY: help demo test format check-models bench readme clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,16 @@ test: $(VENV)/.test ## install, then format check, lint, types and all tests wit
 format: $(VENV)/.test ## format and fix what ruff can fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+check-models: $(VENV)/.bench ## MODELS=folder: every model right and one compiled region
+	$(BIN)/python benchmarks/models.py --check $(MODELS)
+
+bench: $(VENV)/.bench ## MODELS=folder: time models and kernels next to the rivals
+	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/models.json
+	$(BIN)/python benchmarks/kernels.py --json benchmarks/results/kernels.json
+
+readme: $(VENV)/.demo ## write the demo's output and the speed table into README
+	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove the environment
 	rm -rf $(VENV)
@@ -46,6 +56,11 @@ $(VENV)/.made:
 $(VENV)/.demo: pyproject.toml $(VENV)/.made
 	@echo "installing tilth"
 	@$(PIP) -e '.[png]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.made
+	@echo "installing tilth and its rivals"
+	@$(PIP) -e '.[bench]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.made

@@ -41,21 +41,20 @@ def speed() -> str:
 def _conditions(models: dict[str, Any]) -> str:
     machine = models["machine"]
     versions = machine["versions"]
-    text = (
+    return (
         f"Median milliseconds for one call, batch 1, float32, {machine['threads']} threads on "
         f"{machine['processor']} ({', '.join(machine['features'])}), {machine['date']}; "
         f"ONNX Runtime {versions['onnxruntime']}, OpenVINO {versions['openvino']}. One process per "
         "engine, taking turns while the others sleep (`make bench`). *Ratio* is Tilth over the "
         "better of the other two: below 1 is faster. *First result* is from import to output, cold "
         "and from the cache. *Error* is the largest difference to ONNX Runtime's outputs over the "
-        "largest output."
+        "largest output. *MiB* is the peak memory of Tilth's process."
     )
-    return text
 
 
 def _table(models: dict[str, Any]) -> str:
     lines = [
-        "| model | Tilth | ONNX Runtime | OpenVINO | ratio | first result, s | memory, MiB | error |",
+        "| model | Tilth | ONNX Runtime | OpenVINO | ratio | first result, s | MiB | error |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in models["models"]:
