@@ -11,7 +11,7 @@ import functools
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -101,6 +101,14 @@ class Target(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> CompiledRegion:
         """The region back from its `state`."""
+
+
+@runtime_checkable
+class HasPeak(Protocol):
+    """A target that knows the arithmetic limit of its device; profiles then show shares of it."""
+
+    def peak_flops(self, options: Options) -> float:
+        """FLOP/s of f32 fused multiply-adds with these many threads (an FMA counts as two)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,42 @@
+"""Tilth: an open AI compute stack. A model comes in unchanged, is compiled once, and runs fast.
+
+model = tilth.load("model.onnx")
+out = model({"x": array})
+exe = model.compile(device="cpu", threads=2)
+"""
+
+from tilth.ir.errors import (
+    CompileError,
+    DeviceError,
+    InputError,
+    ModelError,
+    TilthError,
+    UnsupportedError,
+    VerifyError,
+)
+from tilth.model import Model, load
+from tilth.runtime.devices import devices
+from tilth.runtime.executable import Executable
+from tilth.runtime.profile import Profile
+from tilth.runtime.report import Report
+from tilth.runtime.target import Device
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompileError",
+    "Device",
+    "DeviceError",
+    "Executable",
+    "InputError",
+    "Model",
+    "ModelError",
+    "Profile",
+    "Report",
+    "TilthError",
+    "UnsupportedError",
+    "VerifyError",
+    "__version__",
+    "devices",
+    "load",
+]

@@ -1,0 +1,47 @@
+"""`tilth inspect`: what is inside a model, and whether it can be compiled."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+import tilth
+from tilth.cli.console import ModelPath, Symbols, out, parse_symbols, table
+from tilth.tools.summary import Summary, summarise
+
+
+def inspect(
+    model: ModelPath,
+    shape: Symbols = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show operators, parameters, FLOPs, inputs and outputs, and what is unsupported."""
+    summary = summarise(tilth.load(model), parse_symbols(shape))
+    if as_json:
+        print(json.dumps(summary.as_json(), indent=2))
+    else:
+        _show(summary)
+
+
+def _show(summary: Summary) -> None:
+    opsets = ", ".join(f"{domain} {version}" for domain, version in summary.opsets.items())
+    out.print(f"{summary.name} (opset {opsets})", markup=False)
+    for title, ports in (("inputs", summary.inputs), ("outputs", summary.outputs)):
+        out.print(f"{title}:")
+        for port in ports:
+            out.print(f"  {port}", markup=False)
+    size = summary.parameter_bytes / 2**20
+    out.print(f"parameters: {summary.parameters:,} ({size:.1f} MiB)")
+    at = ", ".join(f"{s}={n}" for s, n in summary.shapes.items())
+    if summary.flops is not None:
+        out.print(f"one call: {summary.flops / 1e9:.3f} GFLOP" + (f" at {at}" if at else ""))
+    counts = table("operator", "count", numbers=("count",))
+    for operator, count in summary.operators.items():
+        counts.add_row(operator, str(count))
+    out.print(counts)
+    if summary.problem:
+        out.print(f"cannot be compiled: {summary.problem}", markup=False)
+    else:
+        out.print("all operators are supported")

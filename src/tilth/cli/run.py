@@ -1,0 +1,82 @@
+"""`tilth run`: run a model once and show its outputs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+import tilth
+from tilth.cli.console import (
+    DeviceName,
+    Inputs,
+    ModelPath,
+    Resize,
+    Symbols,
+    Threads,
+    compile_model,
+    make_feeds,
+    out,
+    parse_symbols,
+    table,
+)
+from tilth.tools.engines import relative_error, run_once
+
+
+def run(
+    model: ModelPath,
+    input: Inputs = None,
+    shape: Symbols = None,
+    device: DeviceName = "cpu",
+    threads: Threads = 0,
+    top: Annotated[int, typer.Option("--top", help="Show the K largest of each output.")] = 0,
+    against: Annotated[str, typer.Option("--against", help="Compare with: onnxruntime.")] = "",
+    tolerance: Annotated[float, typer.Option(help="Relative error allowed.")] = 1e-4,
+    save: Annotated[Path | None, typer.Option("--save", help="Write outputs to an .npz.")] = None,
+    resize: Resize = False,
+) -> None:
+    """Run MODEL once and show its outputs; random inputs where none are given."""
+    loaded = tilth.load(model)
+    feeds = make_feeds(loaded, input, parse_symbols(shape), resize)
+    shapes = {name: array.shape for name, array in feeds.items()}
+    executable = compile_model(loaded, shapes, device, threads)
+    start = time.perf_counter()
+    outputs = executable(feeds)
+    out.print(f"ran in {(time.perf_counter() - start) * 1e3:.3f} ms on {device}")
+    _show(outputs, top)
+    if save is not None:
+        np.savez(save, **outputs)
+    if against:
+        expected = run_once(against, str(model), feeds, threads)
+        error = relative_error(list(outputs.values()), expected)
+        out.print(f"largest relative error against {against}: {error:.1e} (allowed {tolerance:g})")
+        if error > tolerance:
+            raise typer.Exit(1)
+
+
+def _show(outputs: dict[str, np.ndarray], top: int) -> None:
+    shown = table("output", "dtype", "shape", "min", "max", "mean", numbers=("min", "max", "mean"))
+    for name, array in outputs.items():
+        figures = [array.min(), array.max(), array.mean()] if _has_range(array) else []
+        cells = [f"{float(v):.6g}" for v in figures]
+        shown.add_row(name, array.dtype.name, str(list(array.shape)), *cells)
+    out.print(shown)
+    if top > 0:
+        for name, array in outputs.items():
+            _show_top(name, array, top)
+
+
+def _has_range(array: np.ndarray) -> bool:
+    return array.size > 0 and array.dtype.kind in "biuf"
+
+
+def _show_top(name: str, array: np.ndarray, top: int) -> None:
+    """The largest values along the last axis, for the first row of all others."""
+    if not _has_range(array) or array.ndim == 0:
+        return
+    row = array.reshape(-1, array.shape[-1])[0]
+    best = np.argsort(-row.astype(np.float64), kind="stable")[:top]
+    out.print(f"{name}: " + ", ".join(f"{i} ({float(row[i]):.6g})" for i in best))

@@ -1,0 +1,76 @@
+"""The typed ends of a model and the shapes they are bound to.
+
+A model's inputs may have symbols as dimensions, or no known rank at all; code is made for exact
+shapes. Here the caller's wishes are checked against the interface and made complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilth.ir.errors import InputError, UnsupportedError
+from tilth.ir.types import Shape, TensorType
+from tilth.onnx.importer import bind_shapes as bind_exactly
+from tilth.runtime import feeds
+
+if TYPE_CHECKING:
+    from tilth.onnx.load import Port
+
+Binding = Mapping[str, int | Sequence[int]]  # symbol -> extent, input -> shape
+
+
+def ports_for(inputs: Sequence[Port], fed: Any) -> list[feeds.Port]:
+    """The inputs as checkable ports; an unknown rank takes the rank of what is fed."""
+    arrays = fed if isinstance(fed, Mapping) else {}
+    return [feeds.Port(p.name, _tensor_type(p, arrays.get(p.name))) for p in inputs]
+
+
+def bind_shapes(inputs: Sequence[Port], wanted: Binding) -> dict[str, Shape]:
+    """The exact shape of each input. Raises InputError for contradictions and unbound symbols."""
+    shapes = {name: tuple(s) for name, s in wanted.items() if not isinstance(s, int)}
+    extents = {name: s for name, s in wanted.items() if isinstance(s, int)}
+    if unknown := [name for name in extents if name not in free_symbols(inputs)]:
+        ends = ", ".join(map(str, inputs))
+        raise InputError(f"the model has no symbol '{unknown[0]}'; its inputs are {ends}")
+    for port in inputs:
+        for dim, extent in zip(port.shape or (), shapes.get(port.name, ()), strict=False):
+            if isinstance(dim, str):
+                extents.setdefault(dim, extent)
+    for port in inputs:
+        if port.name not in shapes:
+            shapes[port.name] = _bound(port, extents)
+    return bind_exactly(inputs, shapes)
+
+
+def free_symbols(inputs: Sequence[Port]) -> tuple[str, ...]:
+    """The symbols of the interface, in order of appearance."""
+    dims = (d for p in inputs for d in p.shape or ())
+    return tuple(dict.fromkeys(d for d in dims if isinstance(d, str)))
+
+
+def _tensor_type(port: Port, fed: Any) -> TensorType:
+    if port.container or port.dtype is None:
+        raise UnsupportedError(f"input {port}: only tensors can be fed so far")
+    if port.shape is None:
+        return TensorType(port.dtype, tuple(f"{port.name}.{i}" for i in range(_rank(fed))))
+    return TensorType(port.dtype, port.shape)
+
+
+def _rank(fed: Any) -> int:
+    try:
+        return np.ndim(fed)
+    except Exception:  # no array at all: the check of the feeds says so
+        return 0
+
+
+def _bound(port: Port, extents: Mapping[str, int]) -> Shape:
+    """The port's shape with its symbols replaced."""
+    if port.shape is None:
+        raise InputError(f"input {port} has no known rank; give shapes={{'{port.name}': (...)}}")
+    for dim in port.shape:
+        if isinstance(dim, str) and dim not in extents:
+            raise InputError(f"input {port}: '{dim}' is open; give it, as in shapes={{'{dim}': 1}}")
+    return tuple(extents[d] if isinstance(d, str) else d for d in port.shape)

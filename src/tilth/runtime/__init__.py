@@ -1,0 +1,1 @@
+"""Running: the target interface, devices, executables, threads, the cache, profiles."""

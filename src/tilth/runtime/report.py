@@ -1,0 +1,104 @@
+"""What a compilation did, for people: where each node runs, which fusions were made or missed and
+why, memory, and the seconds of each stage. Travels with the executable through the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tilth.runtime.target import KernelInfo
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+@dataclass(frozen=True, slots=True)
+class RegionReport:
+    """One compiled region: its device, size, kernels and memory in bytes."""
+
+    device: str
+    nodes: int
+    kernels: tuple[KernelInfo, ...]
+    arena_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostOpReport:
+    """A node that runs outside compiled code, and why."""
+
+    node: str
+    op: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The story of one compilation. `str(report)` is readable; `seconds` is by stage."""
+
+    model: str
+    device: str
+    threads: int
+    precision: str
+    regions: tuple[RegionReport, ...] = ()
+    host_ops: tuple[HostOpReport, ...] = ()
+    copies: int = 0
+    fused: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = ()
+    from_cache: bool = False
+
+    @property
+    def arena_bytes(self) -> int:
+        return sum(r.arena_bytes for r in self.regions)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(r.weight_bytes for r in self.regions)
+
+    @property
+    def compile_seconds(self) -> float:
+        return sum(s for _, s in self.seconds)
+
+    @property
+    def kernels(self) -> tuple[KernelInfo, ...]:
+        return tuple(k for r in self.regions for k in r.kernels)
+
+    def loaded(self, model: str, seconds: float) -> Report:
+        """The report of an executable that came from the cache in `seconds`, for `model`."""
+        stages = (("load from cache", seconds),)
+        return replace(self, model=model, from_cache=True, seconds=stages)
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able form; `from_state` is the inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> Report:
+        regions = tuple(_region_from_state(r) for r in state["regions"])
+        return Report(
+            **{
+                **state,
+                "regions": regions,
+                "host_ops": tuple(HostOpReport(**h) for h in state["host_ops"]),
+                "fused": tuple(state["fused"]),
+                "missed": tuple(state["missed"]),
+                "seconds": tuple((stage, s) for stage, s in state["seconds"]),
+            }
+        )
+
+    def __rich__(self) -> Group:
+        from tilth.runtime.render import render_report
+
+        return render_report(self)
+
+    def __str__(self) -> str:
+        from tilth.runtime.render import to_text
+
+        return to_text(self)
+
+
+def _region_from_state(state: Mapping[str, Any]) -> RegionReport:
+    kernels = tuple(KernelInfo(**{**k, "nodes": tuple(k["nodes"])}) for k in state["kernels"])
+    return RegionReport(**{**state, "kernels": kernels})

@@ -1,0 +1,1 @@
+"""What the command line and scripts share: reading inputs, rival engines, summaries, a checkup."""

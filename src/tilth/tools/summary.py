@@ -1,0 +1,87 @@
+"""What is inside a model, without compiling it: operators, parameters, FLOPs, interface."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tilth.interface import free_symbols
+from tilth.ir.cost import graph_flops
+from tilth.ir.errors import TilthError
+from tilth.model import Model
+from tilth.onnx.registry import supported_ops
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts of a model. `flops` is None when it cannot be imported: `problem` then says why.
+
+    FLOPs are of one call at the shapes `shapes`, a multiply-add counting as two.
+    """
+
+    name: str
+    opsets: dict[str, int]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operators: dict[str, int]
+    parameters: int
+    parameter_bytes: int
+    shapes: dict[str, int]
+    flops: int | None
+    problem: str
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise(model: Model, symbols: dict[str, int] | None = None) -> Summary:
+    """Look into `model`; symbols of its interface that are not given are taken as 1."""
+    shapes = dict.fromkeys(free_symbols(model.inputs), 1) | (symbols or {})
+    source = model.source
+    flops, problem = None, ""
+    try:
+        flops = graph_flops(model.graph(shapes))
+    except TilthError as e:
+        problem = str(e)
+    sizes = [_weight_size(t) for t in source.proto.graph.initializer]
+    return Summary(
+        name=model.name,
+        opsets={domain or "ai.onnx": version for domain, version in source.opsets.items()},
+        inputs=tuple(map(str, model.inputs)),
+        outputs=tuple(map(str, model.outputs)),
+        operators=dict(Counter(map(_operator, _nodes(source.proto.graph))).most_common()),
+        parameters=sum(count for count, _ in sizes),
+        parameter_bytes=sum(size for _, size in sizes),
+        shapes=shapes,
+        flops=flops,
+        problem=problem,
+    )
+
+
+def supported_operator_count() -> int:
+    """How many ONNX operators have an importer of their own."""
+    return len(supported_ops())
+
+
+def _weight_size(tensor: Any) -> tuple[int, int]:
+    """Elements and bytes of an initialiser, from its declaration alone."""
+    from tilth.onnx.tensors import element_type
+
+    count = math.prod(tensor.dims)
+    return count, count * element_type(tensor.data_type, f"'{tensor.name}'").nbytes
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """All nodes, those of graphs inside nodes included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from _nodes(body)
+
+
+def _operator(node: Any) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
