@@ -158,11 +158,13 @@ def _multiply(e: Emitter, dtype: DType, x: Val, y: Val) -> Val:
 def _divide(e: Emitter, dtype: DType, x: Val, y: Val) -> Val:
     if dtype.is_float:
         return e.b.fdiv(x, y)
+    nonzero = _replace(e, y, 0, 1)
     if dtype.kind == "uint":
-        return e.b.udiv(x, _replace(e, y, 0, 1))
-    # x / -1 is -x, which wraps for the smallest integer where the machine's division traps
-    quotient = e.b.sdiv(x, _replace(e, _replace(e, y, 0, 1), -1, 1))
-    return e.b.select(_equals(e, y, -1), e.b.neg(x), quotient)
+        quotient = e.b.udiv(x, nonzero)
+    else:  # x / -1 is -x, which wraps for the smallest integer where the machine's division traps
+        quotient = e.b.sdiv(x, _replace(e, nonzero, -1, 1))
+        quotient = e.b.select(_equals(e, y, -1), e.b.neg(x), quotient)
+    return e.b.select(_equals(e, y, 0), e.const(x.type, 0), quotient)
 
 
 def _remainder(e: Emitter, dtype: DType, x: Val, y: Val) -> Val:
@@ -227,6 +229,7 @@ def _integer_power(e: Emitter, dtype: DType, x: Val, y: Val) -> Val:
 
 def _shift(e: Emitter, dtype: DType, x: Val, y: Val, name: str) -> Val:
     """Shifts by the width or more push everything out, as StableHLO says."""
+    name = "lshr" if dtype.kind == "uint" and name == "ashr" else name
     fits = e.b.icmp_unsigned("<", y, e.const(y.type, dtype.bits))
     if name == "ashr":
         return e.b.ashr(x, e.b.select(fits, y, e.const(y.type, dtype.bits - 1)))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import llvmlite.ir as ll
 
-from tilth.cpu import vmath
 from tilth.cpu.access import load, store
 from tilth.cpu.emit import Emitter, Val
 from tilth.cpu.expression import evaluate
@@ -28,6 +27,7 @@ from tilth.cpu.kernels.space import (
     space_of,
     split,
     touched_bytes,
+    unroll,
     vector_loop,
 )
 from tilth.ir.graph import Graph
@@ -66,14 +66,6 @@ def lower(
         bytes=touched_bytes((*operands, *results)),
         algorithm="vector loop",
     )
-
-
-def unroll(body: Graph) -> int:
-    """Registers per vector: more for cheap bodies, fewer where values would spill."""
-    expensive = sum(n.op in vmath.UNARY or n.op in vmath.BINARY for n in body.nodes)
-    if expensive > 2 or len(body.nodes) > 24:
-        return 1
-    return 2 if expensive or len(body.nodes) > 8 else 4
 
 
 class _Nest:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tilth.cpu import vmath
 from tilth.cpu.access import address, broadcast_strides, memory_type
 from tilth.cpu.emit import I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
@@ -156,7 +157,20 @@ def decode(e: Emitter, item: Val, dims: Shape) -> list[int | Val]:
 
 def maskable(accesses: Iterable[Access]) -> bool:
     """Can the machine touch part of a vector of each of these?"""
-    return all(a.inner in (0, 1) and a.dtype.nbytes >= 4 for a in accesses)
+    return all(a.inner == 0 or (a.inner == 1 and a.dtype.nbytes >= 4) for a in accesses)
+
+
+def blocks(count: int, lanes: int, most: int) -> list[tuple[int, int, int | None]]:
+    """Cover `count` positions by (position, lanes, limit): powers of two registers, `most` lanes
+    at most, then one register of which only `limit` lanes count."""
+    result: list[tuple[int, int, int | None]] = []
+    done, n = 0, most
+    while done < count:
+        while n > lanes and n > count - done:
+            n //= 2
+        result.append((done, n, None if n <= count - done else count - done))
+        done += n
+    return result
 
 
 Body = Callable[[int | Val, int, "int | Val | None"], None]
@@ -192,22 +206,24 @@ def _round_down(e: Emitter, count: Val, n: int) -> Val:
 
 
 def _static_loop(e: Emitter, count: int, n: int, lanes: int, masks: bool, body: Body) -> None:
-    done = count // n * n
-    if done > n:
+    done = count // n * n if count >= 2 * n else 0
+    if done:
         with e.loop(0, done, n) as i:
             body(i, n, None)
-    elif done:
-        body(0, n, None)
-    while n > lanes:
-        n //= 2
-        if count - done >= n:
-            body(done, n, None)
-            done += n
-    if masks and done < count:
-        body(done, lanes, count - done)
-    elif done < count:
-        with e.loop(done, count) as i:
+    for position, width, limit in blocks(count - done, lanes, n):
+        if masks or limit is None:
+            body(done + position, width, limit)
+            continue
+        with e.loop(done + position, count) as i:
             body(i, 1, None)
+
+
+def unroll(body: Graph) -> int:
+    """Registers per vector: more for cheap bodies, fewer where values would spill."""
+    expensive = sum(n.op in vmath.UNARY or n.op in vmath.BINARY for n in body.nodes)
+    if expensive > 2 or len(body.nodes) > 24:
+        return 1
+    return 2 if expensive or len(body.nodes) > 8 else 4
 
 
 # -- what every kernel needs ---------------------------------------------------------------------
