@@ -8,7 +8,7 @@ exist. Passes never mutate: they build new nodes (see `rewrite`).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -165,8 +165,8 @@ def inline(graph: Graph, inputs: Sequence[Value]) -> tuple[Value, ...]:
     return tuple(new[v] for v in graph.outputs)
 
 
-def toposort(roots: Iterable[Node]) -> list[Node]:
-    """Nodes reachable from `roots`, operands before users, in a deterministic order."""
+def toposort(roots: Iterable[Node], known: Collection[Node] = ()) -> list[Node]:
+    """Nodes reachable from `roots` without passing `known` ones: operands before users, stable."""
     order: list[Node] = []
     seen: set[Node] = set()
     stack: list[tuple[Node, bool]] = [(n, False) for n in reversed(list(roots))]
@@ -174,7 +174,7 @@ def toposort(roots: Iterable[Node]) -> list[Node]:
         node, done = stack.pop()
         if done:
             order.append(node)
-        elif node not in seen:
+        elif node not in seen and node not in known:
             seen.add(node)
             stack.append((node, True))
             stack.extend((v.node, False) for v in reversed(node.inputs))

@@ -11,7 +11,6 @@ from typing import Any
 from tilth.ir.ops.table import Default
 from tilth.ir.types import DType, Shape, TensorType, bool_
 
-
 # defaults with one entry per axis of the first operand (typed Any: they stand in for tuples)
 ONE_EACH: Any = Default(lambda x, *_: (1,) * x.rank)
 ZERO_EACH: Any = Default(lambda x, *_: (0,) * x.rank)

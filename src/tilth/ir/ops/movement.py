@@ -20,7 +20,6 @@ from tilth.ir.ops.numerics import Array
 from tilth.ir.ops.table import infer, primitive, reference
 from tilth.ir.types import Shape, TensorType
 
-
 primitive("reshape", "the same elements, in row-major order, under another shape", "movement")
 
 
