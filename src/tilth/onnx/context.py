@@ -1,0 +1,129 @@
+"""What a handler can ask about the ONNX node it translates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilth.ir.errors import ModelError, UnsupportedError
+from tilth.ir.graph import Graph, Value, make_input
+from tilth.ir.types import Type
+from tilth.onnx.check import free_names, node_label
+from tilth.onnx.tensors import sparse_array, tensor_array
+
+if TYPE_CHECKING:
+    from tilth.onnx.importer import Scope
+    from tilth.onnx.load import OnnxModel
+
+# AttributeProto.AttributeType
+_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = range(1, 9)
+_SPARSE_TENSOR = 11
+
+_REQUIRED = object()
+
+
+@dataclass(frozen=True, eq=False)
+class NodeContext:
+    """A node, the opset version its handler was chosen by, and the scope its names live in."""
+
+    model: OnnxModel
+    node: Any
+    version: int
+    scope: Scope
+    evaluate: Callable[[Value], np.ndarray | None]
+    import_body: Callable[[Any, Scope, Sequence[Value]], list[Value]]
+
+    @property
+    def label(self) -> str:
+        return node_label(self.node)
+
+    @property
+    def op_type(self) -> str:
+        return self.node.op_type
+
+    @property
+    def output_count(self) -> int:
+        """Outputs listed by the node, named or not."""
+        return len(self.node.output)
+
+    def wants(self, index: int) -> bool:
+        """Whether the node's `index`-th output has a name, that is, may be used."""
+        return index < len(self.node.output) and bool(self.node.output[index])
+
+    def has(self, name: str) -> bool:
+        return self._attribute(name) is not None
+
+    def attr(self, name: str, default: Any = _REQUIRED) -> Any:
+        """An attribute as int, float, str, tuple or array; ModelError if required and missing."""
+        attribute = self._attribute(name)
+        if attribute is not None:
+            return self._decode(attribute)
+        if default is _REQUIRED:
+            raise ModelError(f"attribute '{name}' is required")
+        return default
+
+    def static(self, value: Value, what: str) -> np.ndarray:
+        """The array of an operand that must be known while compiling, such as a shape."""
+        array = self.evaluate(value)
+        if array is None:
+            raise UnsupportedError(
+                f"{self.label}: {what} depends on the data that is fed, so shapes would too; "
+                f"only constants and arithmetic on shapes are supported here"
+            )
+        return array
+
+    def ints(self, value: Value, what: str) -> tuple[int, ...]:
+        """`static` for a vector of integers (a scalar gives one)."""
+        return tuple(int(x) for x in self.static(value, what).reshape(-1))
+
+    def captures(self, *attributes: str) -> dict[str, Value]:
+        """Outer values that the sub-graphs in these attributes read; constants need no capture."""
+        names = dict.fromkeys(n for a in attributes for n in free_names(self.attr(a)))
+        values = {n: self.scope.lookup(n) for n in names}
+        return {n: v for n, v in values.items() if v.op != "constant"}
+
+    def subgraph(
+        self, attribute: str, parameters: Sequence[Type], captures: Mapping[str, Value]
+    ) -> Graph:
+        """A sub-graph as an IR graph over `parameters` followed by the captured values."""
+        proto = self.attr(attribute)
+        inputs = [make_input(t, f"p{i}") for i, t in enumerate(parameters)]
+        inner = {name: make_input(v.type, name) for name, v in captures.items()}
+        outputs = self.import_body(proto, self.scope.inner(inner), inputs)
+        return Graph((*inputs, *inner.values()), tuple(outputs), name=proto.name or attribute)
+
+    def inline(self, attribute: str, arguments: Sequence[Value] = ()) -> list[Value]:
+        """The outputs of a sub-graph placed right here."""
+        return self.import_body(self.attr(attribute), self.scope.inner({}), arguments)
+
+    def _attribute(self, name: str) -> Any:
+        found = next((a for a in self.node.attribute if a.name == name), None)
+        if found is not None and found.ref_attr_name:  # inside a function: the caller's attribute
+            return self.scope.attributes.get(found.ref_attr_name)
+        return found
+
+    def _decode(self, attribute: Any) -> Any:
+        kind = attribute.type
+        if kind == _FLOAT:
+            return float(attribute.f)
+        if kind == _INT:
+            return int(attribute.i)
+        if kind == _STRING:
+            return attribute.s.decode("utf-8", "replace")
+        if kind == _TENSOR:
+            where = f"{self.label}, attribute '{attribute.name}'"
+            return tensor_array(attribute.t, self.model.files, where)
+        if kind == _GRAPH:
+            return attribute.g
+        if kind == _FLOATS:
+            return tuple(attribute.floats)
+        if kind == _INTS:
+            return tuple(attribute.ints)
+        if kind == _STRINGS:
+            return tuple(s.decode("utf-8", "replace") for s in attribute.strings)
+        if kind == _SPARSE_TENSOR:
+            return sparse_array(attribute.sparse_tensor, self.model.files)
+        raise ModelError(f"attribute '{attribute.name}' has type {kind}, which no operator takes")

@@ -1,0 +1,262 @@
+"""From a checked model and exact input shapes to an IR graph.
+
+The importer walks the nodes once, in order, and calls a handler for each. It evaluates while it
+goes: whatever follows from constants and shapes alone becomes a constant at once, so that shape
+arithmetic never enters the graph. Weights are left for the compiler's folding pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from tilth.ir.errors import InputError, ModelError, TilthError, UnsupportedError, VerifyError
+from tilth.ir.graph import Graph, Value, constant_of, make_constant, make_input, toposort
+from tilth.ir.interpreter import interpret
+from tilth.ir.ops.table import provenance
+from tilth.ir.types import Shape, TensorType
+from tilth.onnx.check import node_label, ordered_nodes
+from tilth.onnx.context import NodeContext
+from tilth.onnx.load import ModelSource, OnnxModel, Port, load_model
+from tilth.onnx.registry import Handler
+from tilth.onnx.resolve import ContextFunction, Function, Resolver
+from tilth.onnx.tensors import ELEMENT_TYPES, sparse_array, tensor_array
+
+# Results up to this many elements are computed while importing when all operands are constants.
+_FOLD_LIMIT = 1 << 14
+# Nodes after inlining functions; a model that calls functions from functions can grow without end.
+_NODE_LIMIT = 1_000_000
+
+_STACK_TRACE = "pkg.torch.onnx.stack_trace"
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+
+
+def import_graph(model: ModelSource, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """The graph of a model for exact input shapes.
+
+    `shapes` maps input names to shapes; inputs whose declared shape is static may be left out.
+    Raises UnsupportedError (one, listing every operator that is missing), InputError when the
+    shapes contradict the model's interface or each other, ModelError when the model is broken.
+    """
+    model = load_model(model)
+    resolver = Resolver(model)
+    resolver.require_supported()
+    bound = bind_shapes(model.inputs, shapes or {})
+    inputs = {p.name: make_input(TensorType(p.dtype, bound[p.name]), p.name) for p in model.inputs}
+    scope = Scope(dict(inputs), model.opsets or {"": 1})
+    outputs = _Importer(model, resolver).graph_body(model.proto.graph, scope)
+    for port, value in zip(model.outputs, outputs, strict=True):
+        if not isinstance(value.type, TensorType) or value.type.dtype != port.dtype:
+            raise ModelError(f"output '{port.name}' is declared as {port} but is {value.type}")
+    names = tuple(p.name for p in model.outputs)
+    return Graph(tuple(inputs.values()), tuple(outputs), names, model.proto.graph.name or "main")
+
+
+def bind_shapes(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
+    """The exact shape of each input. Raises InputError naming the input and the dimension."""
+    names = [p.name for p in ports]
+    if unknown := [n for n in shapes if n not in names]:
+        raise InputError(f"the model has no input {unknown[0]!r}; its inputs are {names}")
+    symbols: dict[str, tuple[int, str]] = {}
+    bound = {}
+    for port in ports:
+        if port.container or port.dtype is None or port.dtype.kind == "string":
+            raise UnsupportedError(f"input {port} cannot be compiled; only tensors of numbers can")
+        declared = port.shape
+        given = tuple(shapes[port.name]) if port.name in shapes else declared
+        if given is None or not all(isinstance(d, int) for d in given):
+            raise InputError(f"input {port} has open dimensions; give its shape")
+        if declared is None:
+            declared = given
+        if len(declared) != len(given):
+            raise InputError(f"input {port} has rank {len(declared)}, got shape {list(given)}")
+        for axis, (dim, size) in enumerate(zip(declared, given, strict=True)):
+            where = f"input '{port.name}', dimension {axis}"
+            if isinstance(dim, int):
+                if dim != size:
+                    raise InputError(f"{where}: the model says {dim}, got {size}")
+            elif symbols.setdefault(dim, (size, where))[0] != size:
+                first, place = symbols[dim]
+                raise InputError(f"{where}: got {size}, but '{dim}' is {first} at {place}")
+        bound[port.name] = given
+    return bound
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Names in sight: the values of one graph or function, and the scope around a sub-graph.
+
+    `attributes` are those a function was called with. A function's parameter is None where the
+    caller left it out.
+    """
+
+    values: dict[str, Value | None]
+    opsets: Mapping[str, int]
+    parent: Scope | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def lookup(self, name: str) -> Value | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.parent
+        raise ModelError(f"'{name}' is used before it is made")
+
+    def inner(self, values: dict[str, Value]) -> Scope:
+        return Scope(values, self.opsets, self, self.attributes)
+
+
+class _Importer:
+    def __init__(self, model: OnnxModel, resolver: Resolver) -> None:
+        self.model = model
+        self.resolver = resolver
+        self.budget = _NODE_LIMIT
+
+    def graph_body(self, graph: Any, scope: Scope) -> list[Value]:
+        """Import a graph's weights and nodes into `scope`; gives its outputs."""
+        top = graph is self.model.proto.graph
+        for tensor in graph.initializer:
+            array = (
+                self.model.weight(tensor.name) if top else tensor_array(tensor, self.model.files)
+            )
+            scope.values[tensor.name] = make_constant(array, tensor.name)
+        for sparse in graph.sparse_initializer:
+            name = sparse.values.name
+            array = self.model.weight(name) if top else sparse_array(sparse, self.model.files)
+            scope.values[name] = make_constant(array, name)
+        self.run(graph.node, scope)
+        return [scope.lookup(o.name) for o in graph.output]
+
+    def subgraph_body(self, graph: Any, scope: Scope, arguments: Sequence[Value]) -> list[Value]:
+        """Import a sub-graph with its inputs bound to `arguments`."""
+        if len(arguments) != len(graph.input):
+            raise ModelError(
+                f"sub-graph '{graph.name}' takes {len(graph.input)} values, gets {len(arguments)}"
+            )
+        for info, value in zip(graph.input, arguments, strict=True):
+            scope.values[info.name] = value
+        return self.graph_body(graph, scope)
+
+    def run(self, nodes: Iterable[Any], scope: Scope) -> None:
+        for node in ordered_nodes(list(nodes)):
+            self.budget -= 1
+            if self.budget < 0:
+                raise ModelError(f"the model has over {_NODE_LIMIT} nodes after inlining functions")
+            with provenance(node.name or _default_name(node), _source_line(node)):
+                results = self._results(node, scope)
+            for i, name in enumerate(node.output):
+                if not name:
+                    continue
+                if i >= len(results) or results[i] is None:
+                    raise UnsupportedError(f"{node_label(node)}: output {i} ('{name}')")
+                scope.values[name] = results[i]
+
+    def _results(self, node: Any, scope: Scope) -> Sequence[Value | None]:
+        operands = [scope.lookup(n) if n else None for n in node.input]
+        meaning = self.resolver.resolve(node, scope.opsets)
+        if isinstance(meaning, ContextFunction):
+            types = [_type_proto(v) for v in operands]
+            meaning = meaning.specialise(node, types)
+        if isinstance(meaning, Function):
+            return self._call(meaning, node, operands, scope)
+        if meaning is None:
+            raise UnsupportedError(f"{node_label(node)} is not supported for these operands")
+        return self._handle(meaning, node, operands, scope)
+
+    def _handle(
+        self, handler: Handler, node: Any, operands: list[Value | None], scope: Scope
+    ) -> Sequence[Value | None]:
+        """Run a handler; whatever it stumbles over becomes an error that names the node."""
+        context = NodeContext(
+            self.model, node, handler.since, scope, static_value, self.subgraph_body
+        )
+        try:
+            handler.signature.bind(context, *operands)
+            results = handler.function(context, *operands)
+        except TilthError as e:
+            if isinstance(e, (UnsupportedError, ModelError)) and "node '" in str(e):
+                raise
+            kind = ModelError if isinstance(e, VerifyError) else type(e)
+            raise kind(f"{node_label(node)}: {e}") from e
+        except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as e:
+            given = ", ".join("-" if v is None else str(v.type) for v in operands)
+            raise ModelError(f"{node_label(node)} cannot take ({given}): {e}") from e
+        results = [results] if isinstance(results, Value) else list(results)
+        return fold(results) if all(_is_small_constant(v) for v in operands) else results
+
+    def _call(
+        self, function: Function, node: Any, operands: list[Value | None], scope: Scope
+    ) -> list[Value | None]:
+        """Inline a function: its formal names are bound to the node's operands."""
+        proto = function.proto
+        if len(operands) > len(proto.input):
+            raise ModelError(
+                f"{node_label(node)}: {len(operands)} operands, not {len(proto.input)}"
+            )
+        given = {a.name: scope.attributes.get(a.ref_attr_name) if a.ref_attr_name else a
+                 for a in node.attribute}  # fmt: skip
+        attributes = {**function.defaults, **{n: a for n, a in given.items() if a is not None}}
+        values = dict(zip_longest(proto.input, operands))
+        inner = Scope(values, function.opsets, attributes=attributes)
+        self.run(proto.node, inner)
+        return [inner.values.get(name) for name in proto.output]
+
+
+def fold(values: Sequence[Value | None]) -> list[Value | None]:
+    """The values as constants where they are small; their operands must be constants."""
+    return [
+        make_constant(static_value(v), v.node.name)
+        if v is not None and _is_small(v) and v.op != "constant"
+        else v
+        for v in values
+    ]
+
+
+def static_value(value: Value) -> np.ndarray | None:
+    """The array of a value that follows from constants alone, else None."""
+    array = constant_of(value)
+    if array is None and not any(n.op == "input" for n in toposort([value.node])):
+        (array,) = interpret(Graph((), (value,)), ())
+    return array
+
+
+def _is_small(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.size <= _FOLD_LIMIT
+
+
+def _is_small_constant(value: Value | None) -> bool:
+    return value is None or (value.op == "constant" and _is_small(value))
+
+
+def _default_name(node: Any) -> str:
+    return f"{node.op_type}_{next((o for o in node.output if o), '')}"
+
+
+def _source_line(node: Any) -> str:
+    """`file:line` and the code of the innermost frame, where the exporter recorded a trace."""
+    trace = next((p.value for p in node.metadata_props if p.key == _STACK_TRACE), "")
+    frames = list(_FRAME.finditer(trace))
+    if not frames:
+        return ""
+    code = trace.rstrip().rsplit("\n", 1)[-1].strip()
+    return f"{frames[-1]['file']}:{frames[-1]['line']}: {code}"
+
+
+def _type_proto(value: Value | None) -> bytes:
+    """A value's type as a serialised TypeProto, for ONNX's own function builders."""
+    import onnx
+
+    proto = onnx.TypeProto()
+    if value is not None and isinstance(value.type, TensorType):
+        number = next(n for n, d in ELEMENT_TYPES.items() if d == value.type.dtype)
+        proto.tensor_type.elem_type = number
+        proto.tensor_type.shape.SetInParent()
+        for size in value.type.dims:
+            proto.tensor_type.shape.dim.add().dim_value = size
+    return proto.SerializeToString()

@@ -1,0 +1,185 @@
+"""Reading a model: a path, bytes or a `ModelProto` becomes an `OnnxModel`, checked on the way.
+
+An `OnnxModel` is the proto (never written to) with its weights as arrays and its interface as
+`Port`s. It is what the importer, the inspector and the public `Model` look at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilth.ir.errors import ModelError
+from tilth.ir.types import Dim, DType
+from tilth.onnx.check import check_model, opset_imports
+from tilth.onnx.tensors import ExternalFiles, element_type, sparse_array, tensor_array
+
+ModelSource = Any  # str | os.PathLike | bytes | onnx.ModelProto | OnnxModel
+_PROTOBUF_LIMIT = 2**31 - 1
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One named input or output of a model.
+
+    A dimension is an int, or a str: the model's own symbol, or `NAME.AXIS` where it gives none.
+    `shape` is None when not even the rank is known. `container` is "" for a tensor, else what
+    wraps it ("sequence", "optional", "map", "sparse"); `dtype` is then None for a map.
+    """
+
+    name: str
+    dtype: DType | None
+    shape: tuple[Dim, ...] | None
+    container: str = ""
+
+    def __str__(self) -> str:
+        dims = "[?]" if self.shape is None else f"[{','.join(map(str, self.shape))}]"
+        tensor = f"{self.dtype}{dims}"
+        return (
+            f"{self.name}: {self.container}<{tensor}>"
+            if self.container
+            else f"{self.name}: {tensor}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxModel:
+    """A checked model. `proto` must not be changed by anyone while this object is in use."""
+
+    proto: Any
+    files: ExternalFiles = field(default_factory=ExternalFiles)
+    path: Path | None = None
+    _arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def opsets(self) -> Mapping[str, int]:
+        """Domain to version; the domain "ai.onnx" is written ""."""
+        return opset_imports(self.proto)
+
+    @cached_property
+    def inputs(self) -> tuple[Port, ...]:
+        """What a caller feeds: graph inputs without the initialisers repeated among them."""
+        weights = self._initializers.keys() | self._sparse.keys()
+        return tuple(_port(v) for v in self.proto.graph.input if v.name not in weights)
+
+    @cached_property
+    def outputs(self) -> tuple[Port, ...]:
+        return tuple(_port(v) for v in self.proto.graph.output)
+
+    @cached_property
+    def weight_names(self) -> tuple[str, ...]:
+        return (*self._initializers, *self._sparse)
+
+    def weight(self, name: str) -> np.ndarray:
+        """The initialiser `name` (read-only, decoded once, memory-mapped if external)."""
+        if name not in self._arrays:
+            if name in self._initializers:
+                array = tensor_array(self._initializers[name], self.files, f"initialiser '{name}'")
+            else:
+                array = sparse_array(self._sparse[name], self.files)
+            self._arrays[name] = array
+        return self._arrays[name]
+
+    @cached_property
+    def _initializers(self) -> dict[str, Any]:
+        return {t.name: t for t in self.proto.graph.initializer}
+
+    @cached_property
+    def _sparse(self) -> dict[str, Any]:
+        return {t.values.name: t for t in self.proto.graph.sparse_initializer}
+
+
+def load_model(source: ModelSource) -> OnnxModel:
+    """Read and check a model from a path, the bytes of a file, or a `ModelProto`.
+
+    Raises ModelError: unreadable or truncated file, no graph, newer than this library, no opset
+    import, a name that is missing or defined twice, a cycle, an unknown element type.
+    """
+    if isinstance(source, OnnxModel):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        # Links are followed once: external data may lie beside the link or beside its target.
+        files = ExternalFiles([path.parent, path.resolve().parent])
+        model = OnnxModel(_parse(_read_file(path), f"'{path}'"), files, path)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        model = OnnxModel(_parse(bytes(source), "the given bytes"))
+    elif hasattr(source, "opset_import") and hasattr(source, "graph"):
+        model = OnnxModel(source)
+    else:
+        raise ModelError(
+            f"cannot load a model from {type(source).__name__}; give a path, bytes or a ModelProto"
+        )
+    check_model(model.proto)
+    _ = model.inputs, model.outputs  # their types are checked by being read
+    return model
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > _PROTOBUF_LIMIT:
+            raise ModelError(
+                f"'{path}' has {size} bytes; a protobuf ends at 2 GB, so the file is not one "
+                f"(save large weights as external data)"
+            )
+        return path.read_bytes()
+    except (OSError, ValueError) as e:
+        raise ModelError(f"cannot read '{path}': {getattr(e, 'strerror', None) or e}") from e
+
+
+def _parse(data: bytes, what: str) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not data:
+        raise ModelError(f"{what} is empty; expected an ONNX model")
+    if data.startswith(_LFS_POINTER):
+        raise ModelError(f"{what} is a Git LFS pointer, not the model; run `git lfs pull`")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, RuntimeError, RecursionError) as e:
+        raise ModelError(
+            f"{what} ({len(data)} bytes) is not an ONNX model: it is no valid protobuf; the file "
+            f"may be truncated or of another format"
+        ) from e
+    return proto
+
+
+def _port(info: Any) -> Port:
+    """A ValueInfoProto as a Port."""
+    name, proto = info.name, info.type
+    kind = proto.WhichOneof("value")
+    containers = []
+    while kind in ("sequence_type", "optional_type"):
+        containers.append(kind.removesuffix("_type"))
+        proto = getattr(proto, kind).elem_type
+        kind = proto.WhichOneof("value")
+    if kind in ("map_type", "opaque_type"):
+        return Port(name, None, None, " of ".join([*containers, kind.removesuffix("_type")]))
+    if kind == "sparse_tensor_type":
+        containers.append("sparse")
+    if kind is None:
+        raise ModelError(f"'{name}' has no type; a model's inputs and outputs must have one")
+    tensor = getattr(proto, kind)
+    dtype = element_type(tensor.elem_type, f"'{name}'")
+    shape = None
+    if tensor.HasField("shape"):
+        shape = tuple(_dim(d, name, axis) for axis, d in enumerate(tensor.shape.dim))
+    return Port(name, dtype, shape, " of ".join(containers))
+
+
+def _dim(dim: Any, name: str, axis: int) -> Dim:
+    if dim.WhichOneof("value") == "dim_value" and dim.dim_value != -1:
+        if dim.dim_value < 0:
+            raise ModelError(f"'{name}': dimension {axis} is {dim.dim_value}")
+        return int(dim.dim_value)
+    return dim.dim_param or f"{name}.{axis}"  # -1 is how some exporters write "unknown"
