@@ -1,0 +1,76 @@
+"""Contractions: matrix products and convolutions with everything elementwise that follows them.
+
+`lower` brings the hero into canonical form, picks an algorithm and a plan, and packs constant
+weights. Today there is one algorithm, direct: register tiles over rows and panels.
+"""
+
+from __future__ import annotations
+
+import llvmlite.ir as ll
+
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernels import contraction_emit, contraction_plan
+from tilth.cpu.kernels.contraction_form import RHS, canonicalise
+from tilth.cpu.kernels.contraction_geometry import Geometry
+from tilth.cpu.kernels.contraction_plan import Plan, Shape
+from tilth.cpu.kernels.packing import pack_panels
+from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
+from tilth.ir.cost import graph_flops
+from tilth.ir.graph import Graph
+
+
+def lower(
+    body: Graph,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+    plan: Plan | None = None,
+) -> Kernel:
+    """A kernel for a fusion of kind `contraction`; `plan` overrides the choice.
+
+    Raises CompileError for dtypes without a machine type and convolutions that are not
+    channels-last with explicit padding.
+    """
+    require_dtypes((*operands, *results))
+    form = canonicalise(body, operands, results)
+    shape = contraction_plan.shape_of(form, isa)
+    constant = operands[form.rhs].constant is not None
+    plan = plan or contraction_plan.choose(shape, constant, isa, threads)
+    geometry = Geometry(shape, plan, operands, results[0])
+    packed = {}
+    if plan.rhs == "packed":
+        moving = [loop for loop in shape.outer if loop.strides[RHS]]
+        depth = (*shape.taps, shape.inner)
+        width = plan.tiling.panels.width
+        packed[form.rhs] = pack_panels(
+            operands[form.rhs], moving, depth, shape.columns, shape.lanes, width
+        )
+
+    def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
+        return contraction_emit.emit(module, isa, name, geometry, operands)
+
+    empty = any(d == 0 for d in results[0].shape)
+    return Kernel(
+        name=form.hero.op,
+        key=("contraction", body_key(body), tuple(o.layout for o in (*operands, *results)), plan),
+        emit=emit,
+        items=0 if empty else geometry.items,
+        flops=graph_flops(body),
+        bytes=touched_bytes((*operands, *results)),
+        scratch=geometry.scratch,
+        algorithm=_describe(shape, geometry),
+        packed=packed,
+    )
+
+
+def _describe(shape: Shape, g: Geometry) -> str:
+    plan = g.plan
+    words = [f"direct {plan.tiling.name}", f"{plan.rhs} rhs"]
+    if plan.copy_lhs:
+        words.append("copied lhs")
+    if g.depth_blocks > 1:
+        words.append(f"depth {shape.form.depth}/{g.depth_blocks}{' outside' * plan.depth_outside}")
+    words.append(f"items {plan.row_blocks}x{plan.panel_blocks}")
+    return ", ".join(words)

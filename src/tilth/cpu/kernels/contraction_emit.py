@@ -1,0 +1,324 @@
+"""The code around the micro-kernels of a contraction: work items, blocks, tiles.
+
+One work item is a block of rows times a block of panels. Inside it the loops over panels and over
+blocks of the depth enclose the loop over register tiles, so that a panel's block of the right
+operand stays in L1 while all rows of the block (in L2) pass by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import llvmlite.ir as ll
+
+from tilth.cpu.emit import I64, Val
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernel import Operand
+from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
+from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
+from tilth.cpu.kernels.contraction_geometry import Geometry
+from tilth.cpu.kernels.contraction_parts import Parts
+from tilth.cpu.kernels.packing import copy_run
+from tilth.cpu.kernels.space import decode, kernel_emitter
+from tilth.cpu.kernels.tiles import Cover
+
+
+def emit(
+    module: ll.Module, isa: Isa, name: str, geometry: Geometry, operands: tuple[Operand, ...]
+) -> ll.Function:
+    """Define the kernel function `name` and its micro-kernels."""
+    return _Nest(module, isa, name, geometry, operands).emit()
+
+
+class _Nest:
+    def __init__(
+        self, module: ll.Module, isa: Isa, name: str, g: Geometry, operands: tuple[Operand, ...]
+    ):
+        self.module, self.isa, self.name, self.g = module, isa, name, g
+        self.shape, self.plan = g.shape, g.plan
+        self.epilogue = Epilogue(g.shape, operands, g.dtypes[RESULT])
+        self.e, pointers = kernel_emitter(module, isa, name, len(operands) + 1)
+        self.base = [pointers[i] for i in g.positions]
+        self.scratch, self.begin, self.end, _ = self.e.args[len(operands) + 1 :]
+        self.parts = Parts(module, isa, name, g, self.epilogue)
+
+    def emit(self) -> ll.Function:
+        with self.e.loop(self.begin, self.end) as item:
+            self._item(item)
+        return self.e.finish()
+
+    def _item(self, item: Val) -> None:
+        e, g, plan = self.e, self.g, self.plan
+        blocks = (plan.row_blocks, plan.panel_blocks)
+        outer = tuple(loop.size for loop in self.shape.outer)
+        if plan.panels_first:
+            *index, panel, row = decode(e, item, (*outer, *reversed(blocks)))
+        else:
+            *index, row, panel = decode(e, item, (*outer, *blocks))
+        pointers = self._outer(index)
+        rows = self._part(row, g.cut.count, plan.row_blocks)
+        panels = self._part(panel, plan.tiling.panels.count, plan.panel_blocks)
+        pointers = self._copy_rhs(pointers, panels)
+        if plan.depth_outside:
+            with e.loop(0, g.depth_blocks) as block:
+                at = self._copy_lhs(pointers, rows, block)
+                with e.loop(*panels) as panel:
+                    self._tiles(at, rows, panels[0], panel, block)
+        else:
+            pointers = self._copy_lhs(pointers, rows, None)
+            with e.loop(*panels) as panel, e.loop(0, g.depth_blocks) as block:
+                self._tiles(pointers, rows, panels[0], panel, block)
+
+    def _part(self, index: int | Val, count: int, blocks: int) -> tuple[int | Val, int | Val]:
+        """The range of block `index` when `count` things are divided into `blocks`."""
+        if blocks == 1:
+            return 0, count
+        e = self.e
+
+        def start(i: Val) -> Val:
+            return e.b.udiv(e.b.mul(i, I64(count)), I64(blocks))
+
+        return start(index), start(e.b.add(index, I64(1)))
+
+    def _outer(self, index: Sequence[int | Val]) -> list[Val]:
+        """The tensors' pointers at an index of the outer loops."""
+        moved = list(self.base)
+        packed = self.plan.rhs == "packed"
+        block = self.shape.vectors * self.shape.form.depth * self.g.unit
+        turns = 1
+        for i, loop in reversed(list(zip(index, self.shape.outer, strict=True))):
+            for tensor in range(len(moved)):
+                nbytes = self.g.stride(loop, tensor)
+                if tensor == RHS and packed and nbytes:
+                    nbytes, turns = turns * block, turns * loop.size
+                moved[tensor] = step(self.e, moved[tensor], i, nbytes)
+        return moved
+
+    # -- copies ------------------------------------------------------------------------------
+    def _copy_lhs(
+        self, pointers: list[Val], rows: tuple[int | Val, int | Val], block: Val | None
+    ) -> list[Val]:
+        """Copy the block's rows; gives the pointers with the left one as if at row (0, 0)."""
+        if not self.plan.copy_lhs:
+            return pointers
+        e, g, shape = self.e, self.g, self.shape
+        source, run = pointers[LHS], g.copied_run
+        if block is not None:
+            strides = [g.stride(t, LHS) for t in shape.taps]
+            source, run = (
+                self._depth_offset(source, block, strides, g.stride(shape.inner, LHS)),
+                self._trips(block),
+            )
+        first, stop = (self._row_start(r) for r in rows)
+        tall = shape.height.size > 1
+        across = shape.width.size if tall else 1
+        with e.loop(first, stop) as r, e.loop(0, across) as w:
+            where = self._rows(source, LHS, *((r, w) if tall else (0, r)))
+            number = e.b.add(e.b.mul(e.b.sub(r, e.i64(first)), I64(across)), w)
+            target = step(e, e.offset(self.scratch, g.lhs_at), number, g.pitch)
+            self._copy_taps(list(g.copied_taps), where, target, run)
+        back = e.b.neg(e.b.mul(e.i64(first), I64(g.pitch * across)))
+        return [e.offset(e.offset(self.scratch, g.lhs_at), back), *pointers[1:]]
+
+    def _copy_rhs(self, pointers: list[Val], panels: tuple[int | Val, int | Val]) -> list[Val]:
+        """Pack the block of panels; gives the pointers with the right one as if at panel 0."""
+        if self.plan.rhs != "copied":
+            return pointers
+        e, g, shape = self.e, self.g, self.shape
+        width, vectors = self.plan.tiling.panels.width, shape.vectors
+        last_panel = self.plan.tiling.panels.count - 1
+        column = shape.lanes * g.stride(shape.columns, RHS)
+        whole = width * g.unit * shape.form.depth
+        packed = e.offset(self.scratch, g.rhs_at)
+        packed = e.offset(packed, e.b.mul(e.i64(panels[0]), I64(-whole)))
+        first, stop = (e.b.mul(e.i64(p), I64(width)) for p in panels)
+        with e.loop(first, e.intrinsic("smin", stop, I64(vectors))) as vector:
+            panel, within = e.b.udiv(vector, I64(width)), e.b.urem(vector, I64(width))
+            ends = e.b.icmp_signed("==", panel, I64(last_panel))
+            in_last = I64(self.plan.tiling.panels.last * g.unit)
+            pitch = e.b.select(ends, in_last, I64(width * g.unit))
+            source = step(e, pointers[RHS], vector, column)
+            target = step(e, step(e, packed, panel, whole), within, g.unit)
+            cut_off = e.b.icmp_signed("==", vector, I64(vectors - 1))
+            self._either(
+                cut_off if shape.tail else None,
+                lambda: e.b.call(self.parts.pack(shape.tail), [source, target, pitch]),
+                lambda: e.b.call(self.parts.pack(None), [source, target, pitch]),
+            )
+        return [pointers[LHS], packed, *pointers[RESULT:]]
+
+    def _copy_taps(self, taps: list[Loop], source: Val, target: Val, run: int | Val) -> None:
+        e, g = self.e, self.g
+        if not taps:
+            copy_run(e, source, target, g.dtypes[LHS], run)
+            return
+        tap, *rest = taps
+        inside = math.prod(t.size for t in rest) * g.copied_run * g.sizes[LHS]
+        with e.loop(0, tap.size) as i:
+            where = step(e, source, i, g.stride(tap, LHS))
+            self._copy_taps(rest, where, step(e, target, i, inside), run)
+
+    def _rows(self, pointer: Val, tensor: int, h: int | Val, w: int | Val) -> Val:
+        pointer = step(self.e, pointer, h, self.g.stride(self.shape.height, tensor))
+        return step(self.e, pointer, w, self.g.stride(self.shape.width, tensor))
+
+    # -- depth -------------------------------------------------------------------------------
+    def _depth_offset(self, pointer: Val, block: Val, taps: Sequence[int], inner: int) -> Val:
+        """`pointer` at the start of a depth block."""
+        *index, chunk = decode(self.e, block, self.g.block_dims)
+        for i, nbytes in zip(index, taps, strict=False):
+            pointer = step(self.e, pointer, i, nbytes)
+        return step(self.e, pointer, chunk, self.g.chunk * inner)
+
+    def _trips(self, block: Val) -> int | Val:
+        """Innermost depth of a block."""
+        if not self.g.uneven:
+            return self.g.chunk
+        chunk = decode(self.e, block, self.g.block_dims)[-1]
+        rest = self.e.b.sub(I64(self.shape.inner.size), self.e.b.mul(chunk, I64(self.g.chunk)))
+        return self.e.intrinsic("smin", rest, I64(self.g.chunk))
+
+    # -- tiles -------------------------------------------------------------------------------
+    def _tiles(
+        self,
+        pointers: list[Val],
+        rows: tuple[int | Val, int | Val],
+        first_panel: int | Val,
+        panel: Val,
+        block: Val,
+    ) -> None:
+        """All tiles of the block of rows, for one panel and one depth block."""
+        panels = self.plan.tiling.panels
+        last = panels.last if panels.last != panels.width or self.shape.tail else None
+        if last is None or panels.count == 1:
+            self._panel_tiles(
+                pointers, rows, first_panel, panel, block, panels.last, last is not None
+            )
+            return
+        ends = self.e.b.icmp_signed("==", panel, I64(panels.count - 1))
+        given = (pointers, rows, first_panel, panel, block)
+        self._either(
+            ends,
+            lambda: self._panel_tiles(*given, panels.last, True),
+            lambda: self._panel_tiles(*given, panels.width, False),
+        )
+
+    def _panel_tiles(
+        self,
+        pointers: list[Val],
+        rows: tuple[int | Val, int | Val],
+        first_panel: int | Val,
+        panel: Val,
+        block: Val,
+        vectors: int,
+        last: bool,
+    ) -> None:
+        e, g, tiling = self.e, self.g, self.plan.tiling
+        pointers = self._at_panel(pointers, panel)
+        taps, inner = g.rhs_depth(vectors)
+        pointers[RHS] = self._depth_offset(pointers[RHS], block, taps, inner)
+        held = self.plan.copy_lhs and self.plan.depth_outside
+        if not held:
+            inner = g.sizes[LHS] if self.plan.copy_lhs else g.stride(self.shape.inner, LHS)
+            pointers[LHS] = self._depth_offset(pointers[LHS], block, g.lhs_taps(), inner)
+        tall = self.shape.height.size > 1
+        heights = rows if tall else (0, 1)
+        widths = (0, tiling.width.count) if tall else rows
+        with e.loop(*heights) as i, e.loop(*widths) as j:
+            across = tiling.width.count if tall else 1
+            number = e.b.add(
+                e.b.mul(e.b.sub(i, e.i64(heights[0])), I64(across)), e.b.sub(j, e.i64(widths[0]))
+            )
+            if self.plan.depth_outside:
+                earlier = e.b.mul(e.b.sub(panel, e.i64(first_panel)), I64(g.block_tiles))
+                number = e.b.add(number, earlier)
+            if g.slots <= 1:
+                number = I64(0)
+            slot = step(e, self.scratch, number, g.slot)
+            self._tile(pointers, slot, i, j, block, vectors, last)
+
+    def _at_panel(self, pointers: list[Val], panel: Val) -> list[Val]:
+        lanes, width = self.shape.lanes, self.plan.tiling.panels.width
+        moved = []
+        for tensor, pointer in enumerate(pointers):
+            nbytes = width * lanes * self.g.stride(self.shape.columns, tensor)
+            if tensor == RHS and self.plan.rhs != "direct":
+                nbytes = width * self.g.unit * self.shape.form.depth
+            moved.append(step(self.e, pointer, panel, nbytes))
+        return moved
+
+    def _tile(
+        self, pointers: list[Val], slot: Val, i: Val, j: Val, block: Val, vectors: int, last: bool
+    ) -> None:
+        """Call the micro-kernel for tile (i, j): one of at most two sizes along each extent."""
+        e, g, tiling = self.e, self.g, self.plan.tiling
+        h, w = self._start(tiling.height, i), self._start(tiling.width, j)
+        moved = [self._rows(p, tensor, h, w) for tensor, p in enumerate(pointers)]
+        high, wide = g.row_strides
+        moved[LHS] = step(e, step(e, pointers[LHS], h, high), w, wide)
+
+        def call(th: int, tw: int) -> None:
+            micro = self.parts.microkernel(th, tw, vectors, last)
+            e.b.call(micro, [moved[LHS], moved[RHS], slot, *moved[RESULT:], *self._flags(block)])
+            if self.plan.deferred:
+                finish = self.parts.finish(th, tw, vectors, last)
+                if g.depth_blocks == 1:
+                    e.b.call(finish, [slot, *moved[RESULT:]])
+                    return
+                done = e.b.icmp_signed("==", block, I64(g.depth_blocks - 1))
+                with e.when(done):
+                    e.b.call(finish, [slot, *moved[RESULT:]])
+
+        self._by_size(
+            tiling.height, i, lambda th: self._by_size(tiling.width, j, lambda tw: call(th, tw))
+        )
+
+    def _flags(self, block: Val) -> list[Val]:
+        if self.g.depth_blocks == 1:
+            return []
+        trips = self._trips(block)
+        return [block, *([trips] if not isinstance(trips, int) else [])]
+
+    def _by_size(self, cover: Cover, index: Val, body: Callable[[int], None]) -> None:
+        """Emit `body(size)` for the size of piece `index`."""
+        if cover.large == cover.count:
+            body(cover.size)
+            return
+        in_large = self.e.b.icmp_signed("<", index, I64(cover.large))
+        self._either(in_large, lambda: body(cover.size), lambda: body(cover.size - 1))
+
+    def _either(
+        self, condition: Val | None, then: Callable[[], object], other: Callable[[], object]
+    ) -> None:
+        """Emit both under a condition; None: only the second."""
+        if condition is None:
+            other()
+            return
+        with self.e.b.if_else(condition) as (yes, no):
+            with yes:
+                then()
+            with no:
+                other()
+
+    def _start(self, cover: Cover, index: int | Val) -> int | Val:
+        """First row of piece `index`."""
+        if isinstance(index, int):
+            return index * cover.size - max(0, index - cover.large)
+        if cover.count == 1:
+            return 0
+        e = self.e
+        if cover.large == cover.count:
+            return e.b.mul(index, I64(cover.size))
+        return e.b.add(
+            e.b.mul(index, I64(cover.size - 1)), e.intrinsic("smin", index, I64(cover.large))
+        )
+
+    def _row_start(self, index: int | Val) -> int | Val:
+        """First row of tile `index` of the cut extent (the extent itself beyond the last tile)."""
+        cover = self.g.cut
+        if isinstance(index, int):
+            return self._start(cover, index)
+        if cover.count == 1:
+            return self.e.b.mul(index, I64(cover.extent))
+        return self._start(cover, index)

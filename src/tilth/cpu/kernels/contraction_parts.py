@@ -1,0 +1,183 @@
+"""The functions a contraction kernel calls: micro-kernels, late epilogues, packing.
+
+Each is made once for each size of tile, as an internal function of the module, so that LLVM
+allocates registers for one accumulator block at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import llvmlite.ir as ll
+
+from tilth.cpu.access import register_type
+from tilth.cpu.emit import I64, PTR, Emitter, Val
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
+from tilth.cpu.kernels.contraction_form import LHS, RHS, Loop
+from tilth.cpu.kernels.contraction_geometry import Geometry
+from tilth.cpu.kernels.microkernel import Depth, Stream, accumulate
+from tilth.cpu.kernels.packing import pack_column
+
+
+class Parts:
+    """The functions a kernel calls for one tile, made once for each size of tile."""
+
+    def __init__(self, module: ll.Module, isa: Isa, name: str, g: Geometry, epilogue: Epilogue):
+        self.module, self.isa, self.name, self.g = module, isa, name, g
+        self.epilogue = epilogue
+        self._made: dict[tuple, ll.Function] = {}
+        self._tensors = 1 + len(g.shape.form.extras)
+
+    def microkernel(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
+        """f(lhs, rhs, slot, result, extras...[, depth block[, trips]])."""
+        key = ("tile", th, tw, vectors, last)
+        if key not in self._made:
+            self._made[key] = self._emit_microkernel(th, tw, vectors, last)
+        return self._made[key]
+
+    def finish(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
+        """f(slot, result, extras...): the epilogue over a tile of accumulators in memory."""
+        key = ("finish", th, tw, vectors, last)
+        if key not in self._made:
+            self._made[key] = self._emit_finish(th, tw, vectors, last)
+        return self._made[key]
+
+    def pack(self, count: int | None) -> ll.Function:
+        """f(source, target, pitch): pack one vector of columns of the right operand."""
+        key = ("pack", count)
+        if key not in self._made:
+            self._made[key] = self._emit_pack(count)
+        return self._made[key]
+
+    def _emit_pack(self, count: int | None) -> ll.Function:
+        g, shape = self.g, self.g.shape
+        e = self._function("pack", (count or shape.lanes,), [PTR, PTR, I64])
+        source, target, pitch = e.args
+        strides = (shape.inner.strides[RHS], shape.columns.strides[RHS])
+
+        def walk(taps: Sequence[Loop], source: Val, target: Val) -> None:
+            if not taps:
+                depth = shape.inner.size
+                pack_column(
+                    *(e, source, target, pitch, g.dtypes[RHS], depth, strides, shape.lanes, count)
+                )
+                return
+            tap, *rest = taps
+            rows = math.prod(t.size for t in rest) * shape.inner.size
+            with e.loop(0, tap.size) as i:
+                below = e.offset(target, e.b.mul(e.b.mul(i, I64(rows)), pitch))
+                walk(rest, step(e, source, i, g.stride(tap, RHS)), below)
+
+        walk(shape.taps, source, target)
+        return e.finish()
+
+    def _function(self, kind: str, size: tuple[int, ...], args: list[ll.Type]) -> Emitter:
+        label = "x".join(map(str, size))
+        e = Emitter(self.module, self.isa, f"{self.name}.{kind}{label}.{len(self._made)}", args)
+        e.fn.linkage = "internal"
+        e.fn.attributes.add("noinline")
+        return e
+
+    def _counts(self, vectors: int, last: bool) -> list[int | None]:
+        return [None] * (vectors - 1) + [self.g.shape.tail if last else None]
+
+    def _emit_microkernel(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
+        g, blocked = self.g, self.g.depth_blocks > 1
+        flags = [I64] * (blocked + (blocked and g.uneven))
+        e = self._function("tile", (th, tw, vectors), [PTR] * (3 + self._tensors) + flags)
+        lhs, rhs, slot = e.args[:3]
+        tensors = list(e.args[3 : 3 + self._tensors])
+        block = e.args[3 + self._tensors] if blocked else None
+        trips = e.args[-1] if blocked and g.uneven else g.chunk
+        accs = self._initial(e, slot, th * tw * vectors, block)
+        if g.shape.form.depth:
+            left, right, taps, inner = self._streams(th, tw, vectors, last)
+            accs = accumulate(e, left, right, (lhs, rhs), taps, inner, trips, accs)
+        if g.plan.deferred or blocked:
+            unfinished = e.fn.append_basic_block("unfinished")
+            if g.plan.deferred:
+                e.b.branch(unfinished)
+            else:
+                finished = e.fn.append_basic_block("finished")
+                done = e.b.icmp_signed("==", block, I64(g.depth_blocks - 1))
+                e.b.cbranch(done, finished, unfinished)
+            e.b.position_at_end(unfinished)
+            for i, acc in enumerate(accs):
+                e.store(acc, e.offset(slot, i * g.lane_bytes), align=g.lane_bytes)
+            if g.plan.deferred:
+                return e.finish()
+            e.b.ret_void()
+            e.b.position_at_end(finished)
+        counts = self._counts(vectors, last)
+        known = self.epilogue.row_invariant(e, tensors, counts)
+        for r in range(th * tw):
+            at = self.epilogue.row(e, tensors, *divmod(r, tw))
+            self.epilogue.finish(e, at, known, accs[r * vectors : (r + 1) * vectors], counts)
+        return e.finish()
+
+    def _emit_finish(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
+        g = self.g
+        e = self._function("finish", (th, tw, vectors), [PTR] * (1 + self._tensors))
+        slot, *tensors = e.args
+        counts = self._counts(vectors, last)
+        type_ = register_type(g.shape.form.accumulator, g.shape.lanes)
+        known = self.epilogue.row_invariant(e, tensors, counts)
+        with e.loop(0, th) as h, e.loop(0, tw) as w:
+            row = e.b.add(e.b.mul(h, I64(tw)), w)
+            sums = step(e, slot, row, vectors * g.lane_bytes)
+            accs = [
+                e.load(e.offset(sums, v * g.lane_bytes), type_, align=g.lane_bytes)
+                for v in range(vectors)
+            ]
+            self.epilogue.finish(e, self.epilogue.row(e, tensors, h, w), known, accs, counts)
+        return e.finish()
+
+    def _initial(self, e: Emitter, slot: Val, count: int, block: Val | None) -> list[Val]:
+        """Zeros, or the sums of earlier depth blocks."""
+        type_ = register_type(self.g.shape.form.accumulator, self.g.shape.lanes)
+        zero = e.const(type_, 0)
+        if block is None:
+            return [zero] * count
+        before = e.b.block
+        more, ready = e.fn.append_basic_block("more"), e.fn.append_basic_block("ready")
+        e.b.cbranch(e.b.icmp_signed(">", block, I64(0)), more, ready)
+        e.b.position_at_end(more)
+        sums = [
+            e.load(e.offset(slot, i * self.g.lane_bytes), type_, align=self.g.lane_bytes)
+            for i in range(count)
+        ]
+        e.b.branch(ready)
+        e.b.position_at_end(ready)
+        values = []
+        for value in sums:
+            phi = e.b.phi(type_)
+            phi.add_incoming(zero, before)
+            phi.add_incoming(value, more)
+            values.append(phi)
+        return values
+
+    def _streams(
+        self, th: int, tw: int, vectors: int, last: bool
+    ) -> tuple[Stream, Stream, list[Depth], Depth]:
+        g, shape, plan = self.g, self.g.shape, self.g.plan
+        high, wide = g.row_strides
+        rows = tuple(h * high + w * wide for h in range(th) for w in range(tw))
+        left = Stream(g.dtypes[LHS], shape.form.accumulator, rows)
+        direct = plan.rhs == "direct"
+        lane = g.stride(shape.columns, RHS) if direct else g.sizes[RHS]
+        right = Stream(
+            g.dtypes[RHS],
+            shape.form.accumulator,
+            tuple(v * shape.lanes * lane for v in range(vectors)),
+            tuple(self._counts(vectors, last) if direct else [None] * vectors),
+            shape.columns.strides[RHS] if direct else 1,
+        )
+        rhs_taps, rhs_inner = g.rhs_depth(vectors)
+        lhs_inner = g.sizes[LHS] if plan.copy_lhs else g.stride(shape.inner, LHS)
+        taps = [
+            Depth(tap.size, a, b)
+            for tap, a, b in zip(shape.taps, g.lhs_taps(), rhs_taps, strict=True)
+        ]
+        return left, right, taps[plan.tap_loops :], Depth(shape.inner.size, lhs_inner, rhs_inner)

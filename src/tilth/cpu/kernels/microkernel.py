@@ -1,0 +1,149 @@
+"""The inner loop of every contraction: accumulators in registers, one pass over the depth.
+
+acc[row][vector] += broadcast(lhs[row, k]) * rhs[k, vector]. The rows of the left operand lie at
+static displacements from one pointer, whatever they are: rows of a matrix or pixels of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import llvmlite.ir as ll
+
+from tilth.cpu.access import load
+from tilth.cpu.emit import I64, Emitter, Val
+from tilth.cpu.expression import convert
+from tilth.ir.types import DType
+
+UNROLL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """One loop over the depth: trip count and byte strides of both operands."""
+
+    size: int
+    lhs: int
+    rhs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """How one operand is read: element type, the type to compute in, byte displacements.
+
+    `displacements` are of the rows (left) or of the vectors (right); `counts`, of the right operand
+    only, says how many lanes of a vector may be touched, None for all.
+    """
+
+    dtype: DType
+    compute: DType
+    displacements: tuple[int, ...]
+    counts: tuple[int | None, ...] = ()
+    stride: int = 1  # between lanes, in elements
+
+
+def accumulate(
+    e: Emitter,
+    lhs: Stream,
+    rhs: Stream,
+    pointers: tuple[Val, Val],
+    taps: Sequence[Depth],
+    inner: Depth,
+    trips: int | Val,
+    accumulators: Sequence[Val],
+) -> list[Val]:
+    """`accumulators` (rows x vectors) plus the products of `taps` x the first `trips` of `inner`.
+
+    `trips` may be known only at run time; it is then positive.
+    """
+    if taps:
+        tap, *rest = taps
+
+        def one_tap(values: list[Val]) -> list[Val]:
+            a, b, *accs = values
+            accs = accumulate(e, lhs, rhs, (a, b), rest, inner, trips, accs)
+            return [e.offset(a, tap.lhs), e.offset(b, tap.rhs), *accs]
+
+        return repeat(e, tap.size, [*pointers, *accumulators], one_tap)[2:]
+
+    def steps(count: int) -> Callable[[list[Val]], list[Val]]:
+        def body(values: list[Val]) -> list[Val]:
+            a, b, *accs = values
+            for k in range(count):
+                accs = _step(
+                    e, lhs, rhs, e.offset(a, k * inner.lhs), e.offset(b, k * inner.rhs), accs
+                )
+            return [e.offset(a, count * inner.lhs), e.offset(b, count * inner.rhs), *accs]
+
+        return body
+
+    values = [*pointers, *accumulators]
+    if isinstance(trips, int):
+        values = repeat(e, trips // UNROLL, values, steps(UNROLL))
+        return steps(trips % UNROLL)(values)[2:]
+    values = repeat(e, e.b.lshr(trips, I64(2)), values, steps(UNROLL))
+    if inner.size % UNROLL:
+        values = repeat(e, e.b.and_(trips, I64(UNROLL - 1)), values, steps(1))
+    return values[2:]
+
+
+def _step(e: Emitter, lhs: Stream, rhs: Stream, a: Val, b: Val, accs: list[Val]) -> list[Val]:
+    """One unit of depth."""
+    lanes = accs[0].type.count if isinstance(accs[0].type, ll.VectorType) else 1
+    row = [
+        convert(
+            e, load(e, e.offset(b, at), rhs.dtype, lanes, rhs.stride, count), rhs.dtype, rhs.compute
+        )
+        for at, count in zip(rhs.displacements, rhs.counts, strict=True)
+    ]
+    result = []
+    for i, at in enumerate(lhs.displacements):
+        scalar = convert(e, load(e, e.offset(a, at), lhs.dtype, 1), lhs.dtype, lhs.compute)
+        factor = e.splat(scalar, lanes)
+        for j, vector in enumerate(row):
+            acc = accs[i * len(row) + j]
+            if lhs.compute.is_float:
+                result.append(e.fma(factor, vector, acc))
+            else:
+                result.append(e.b.add(acc, e.b.mul(factor, vector)))
+    return result
+
+
+def repeat(
+    e: Emitter, trips: int | Val, values: list[Val], body: Callable[[list[Val]], list[Val]]
+) -> list[Val]:
+    """`values = body(values)`, `trips` times, with the values in registers."""
+    if isinstance(trips, int) and trips <= 1:
+        return body(values) if trips else values
+    before = e.b.block
+    loop, done = e.fn.append_basic_block("depth"), e.fn.append_basic_block("depth.done")
+    if isinstance(trips, int):
+        e.b.branch(loop)
+    else:
+        e.b.cbranch(e.b.icmp_signed(">", trips, I64(0)), loop, done)
+    e.b.position_at_end(loop)
+    left = e.b.phi(I64)
+    left.add_incoming(e.i64(trips), before)
+    carried = []
+    for value in values:
+        phi = e.b.phi(value.type)
+        phi.add_incoming(value, before)
+        carried.append(phi)
+    results = body(carried)
+    after = e.b.block
+    remaining = e.b.sub(left, I64(1))
+    left.add_incoming(remaining, after)
+    for phi, value in zip(carried, results, strict=True):
+        phi.add_incoming(value, after)
+    e.b.cbranch(e.b.icmp_signed(">", remaining, I64(0)), loop, done)
+    e.b.position_at_end(done)
+    if isinstance(trips, int):
+        return results
+    merged = []
+    for value, result in zip(values, results, strict=True):
+        phi = e.b.phi(value.type)
+        phi.add_incoming(value, before)
+        phi.add_incoming(result, after)
+        merged.append(phi)
+    return merged

@@ -1,0 +1,156 @@
+"""Copies that make a contraction's operands pleasant to read.
+
+The right operand is packed into panels, [panel][depth][lanes of the panel]: at compile time when it
+is constant, otherwise per block into scratch. Rows of the left operand are copied side by side with
+a pitch that spreads them over the sets of the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import llvmlite.ir as ll
+import numpy as np
+
+from tilth.cpu.access import load, memory_type, store, to_memory
+from tilth.cpu.emit import I32, I64, Emitter, Val
+from tilth.cpu.kernel import Operand
+from tilth.cpu.kernels.contraction_form import RHS, Loop
+from tilth.ir.types import DType
+
+
+def pack_panels(
+    operand: Operand,
+    outer: Sequence[Loop],
+    depth: Sequence[Loop],
+    columns: Loop,
+    lanes: int,
+    width: int,
+) -> np.ndarray:
+    """A constant right operand as [outer...][vectors * depth * lanes], zero where n ends.
+
+    Panels of `width` vectors follow each other; the last one is as narrow as what is left.
+    """
+    loops = [*outer, *depth, columns]
+    source = _with_operand_strides(operand)
+    seen = np.lib.stride_tricks.as_strided(
+        source,
+        tuple(lp.size for lp in loops),
+        tuple(lp.strides[RHS] * source.itemsize for lp in loops),
+        writeable=False,
+    )
+    blocks = int(np.prod([lp.size for lp in outer], dtype=np.int64))
+    seen = seen.reshape(blocks, -1, columns.size)
+    vectors = -(-columns.size // lanes)
+    padded = np.zeros((blocks, seen.shape[1], vectors * lanes), source.dtype)
+    padded[:, :, : columns.size] = seen
+    panels = [
+        padded[:, :, start * lanes : (start + width) * lanes].reshape(blocks, -1)
+        for start in range(0, vectors, width)
+    ]
+    return np.concatenate(panels, axis=1)
+
+
+def _with_operand_strides(operand: Operand) -> np.ndarray:
+    """The constant's elements in memory as the operand's strides say; the view's first element."""
+    array = operand.constant
+    assert array is not None
+    wanted = tuple(s * array.itemsize for s in operand.strides)
+    if array.strides == wanted:
+        return array
+    reach = [(d - 1) * s for d, s in zip(operand.shape, operand.strides, strict=True)]
+    low, high = sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach)
+    room = np.zeros(high - low + 1, array.dtype)[-low:]
+    view = np.lib.stride_tricks.as_strided(room, array.shape, wanted)
+    view[...] = array
+    return view
+
+
+def copy_run(e: Emitter, source: Val, target: Val, dtype: DType, count: int | Val) -> None:
+    """Copy `count` neighbouring elements."""
+    lanes = max(1, e.isa.vector_bytes // dtype.nbytes)
+    size = dtype.nbytes
+
+    def copy(at: Val, n: int) -> None:
+        at = e.b.mul(at, I64(size))
+        store(e, load(e, e.offset(source, at), dtype, n), e.offset(target, at), dtype)
+
+    if isinstance(count, int):
+        whole: int | Val = count // lanes * lanes
+    else:
+        whole = e.b.and_(count, I64(-lanes))
+    with e.loop(0, whole, lanes) as at:
+        copy(at, lanes)
+    if not isinstance(count, int) or count % lanes:
+        with e.loop(whole, count) as at:
+            copy(at, 1)
+
+
+def conflict_free(nbytes: int, line: int = 64) -> int:
+    """The smallest pitch of at least `nbytes` that is an odd number of cache lines."""
+    lines = -(-nbytes // line)
+    return (lines | 1) * line
+
+
+def pack_column(
+    e: Emitter,
+    source: Val,
+    target: Val,
+    pitch: Val,
+    dtype: DType,
+    depth: int,
+    strides: tuple[int, int],
+    lanes: int,
+    count: int | None,
+) -> None:
+    """Pack one vector of columns: `depth` rows of `lanes` elements, `pitch` bytes apart.
+
+    `strides` are the source's elements per unit of depth and per column. Only `count` columns
+    exist (None: all); the others become zeros, or repeat an existing one where memory is gathered.
+    """
+    along, across = strides
+    size = dtype.nbytes
+
+    def place(k: Val, row: Val) -> None:
+        e.store(row, e.offset(target, e.b.mul(k, pitch)), align=size)
+
+    def one(k: Val) -> None:
+        where = e.offset(source, e.b.mul(k, I64(along * size)))
+        place(k, to_memory(e, load(e, where, dtype, lanes, across, count), dtype))
+
+    whole = 0
+    if along == 1 and across != 1 and lanes > 1:
+        whole = depth // lanes * lanes
+        with e.loop(0, whole, lanes) as k:
+            start = e.offset(source, e.b.mul(k, I64(size)))
+            type_ = memory_type(dtype, lanes)
+            rows = [
+                e.load(e.offset(start, c * across * size), type_)
+                if count is None or c < count
+                else e.const(type_, 0)
+                for c in range(lanes)
+            ]
+            for i, row in enumerate(transposed(e, rows)):
+                place(e.b.add(k, I64(i)), row)
+    with e.loop(whole, depth) as k:
+        one(k)
+
+
+def transposed(e: Emitter, rows: Sequence[Val]) -> list[Val]:
+    """The columns of n vectors of n lanes, n a power of two: log2(n) rounds of exchanges."""
+    rows, n = list(rows), len(rows)
+    distance = 1
+    while distance < n:
+        keep = [j if not j & distance else n + j - distance for j in range(n)]
+        take = [j + distance if not j & distance else n + j for j in range(n)]
+        for i in range(n):
+            if not i & distance:
+                a, b = rows[i], rows[i + distance]
+                rows[i] = e.b.shuffle_vector(a, b, _mask(keep))
+                rows[i + distance] = e.b.shuffle_vector(a, b, _mask(take))
+        distance *= 2
+    return rows
+
+
+def _mask(lanes: Sequence[int]) -> ll.Constant:
+    return ll.Constant(ll.VectorType(I32, len(lanes)), list(lanes))
