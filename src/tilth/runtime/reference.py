@@ -15,7 +15,7 @@ import numpy as np
 from tilth.ir.cost import flops, traffic
 from tilth.ir.graph import Graph, Node
 from tilth.ir.interpreter import evaluate, interpret
-from tilth.ir.text import parse, show
+from tilth.ir.text import to_text
 from tilth.runtime.target import KernelInfo, KernelRecord, Options, Traits
 
 
@@ -51,7 +51,8 @@ class ReferenceRegion:
         return records
 
     def state(self) -> Mapping[str, Any]:
-        return {"graph": show(self.graph)}
+        constants: dict[str, np.ndarray] = {}
+        return {"graph": to_text(self.graph, constants), "constants": constants}
 
 
 class ReferenceTarget:
@@ -70,7 +71,9 @@ class ReferenceTarget:
         return ReferenceRegion(region)
 
     def restore(self, state: Mapping[str, Any]) -> ReferenceRegion:
-        return ReferenceRegion(parse(state["graph"]))
+        from tilth.ir.text import parse
+
+        return ReferenceRegion(parse(state["graph"], state["constants"]))
 
 
 def _kernel(node: Node) -> KernelInfo:

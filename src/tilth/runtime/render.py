@@ -32,6 +32,8 @@ def render_report(report: Report) -> Group:
         parts.append(_lines("fusions made", report.fused))
     if report.missed:
         parts.append(_lines("fusions missed", report.missed))
+    if report.rewrites:
+        parts.append(_lines("rewrites", report.rewrites))
     return Group(*parts)
 
 

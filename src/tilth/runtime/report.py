@@ -46,6 +46,7 @@ class Report:
     copies: int = 0
     fused: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     from_cache: bool = False
 
@@ -84,6 +85,7 @@ class Report:
                 "host_ops": tuple(HostOpReport(**h) for h in state["host_ops"]),
                 "fused": tuple(state["fused"]),
                 "missed": tuple(state["missed"]),
+                "rewrites": tuple(state["rewrites"]),
                 "seconds": tuple((stage, s) for stage, s in state["seconds"]),
             }
         )
