@@ -73,8 +73,15 @@ def difference_from_reference(
 
 
 def table(guesses: list[Guess], rows: int) -> Table:
-    """The first guesses, then every wrong one."""
-    result = Table("image", "is", "says", "confidence", "latency", title="Held-out digits")
+    """The first `rows` guesses, then every other wrong one."""
+    result = Table(
+        "image",
+        "is",
+        "says",
+        "confidence",
+        "latency",
+        title=f"The first {rows} images, then every mistake",
+    )
     for column in result.columns[1:]:
         column.justify = "right"
     for number, guess in enumerate(guesses):
