@@ -1,0 +1,131 @@
+"""The passes, in order. Read this file to know what happens to a graph.
+
+The shared passes run on the whole model, before placement; the target passes run on each region,
+chosen by the traits of the target that will compile it. `TILTH_SHOW=passes` prints the graph after
+each pass; `TILTH_VERIFY=1` checks it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from tilth.compiler import cse, merge_dots, padding, scales, transposed_convolution
+from tilth.compiler.decompose import decompose
+from tilth.compiler.fold import fold_constants
+from tilth.compiler.fuse import fuse
+from tilth.compiler.layout import assign_layouts
+from tilth.compiler.log import LogEntry
+from tilth.compiler.simplify import algebra, hoist, movement
+from tilth.ir.graph import Graph
+from tilth.ir.rewrite import Rule, rewrite
+from tilth.ir.text import to_text
+from tilth.ir.verify import verify
+from tilth.runtime.target import Options, Traits
+
+Apply = Callable[[Graph, Traits], Graph | tuple[Graph, list[LogEntry]]]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named step; `wanted` says for which targets."""
+
+    name: str
+    apply: Apply
+    wanted: Callable[[Traits], bool] = lambda traits: True
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """The rewritten graph, and what the passes did and missed."""
+
+    graph: Graph
+    log: list[LogEntry] = field(default_factory=list)
+
+
+def _table(*rules: Rule) -> Apply:
+    return lambda graph, traits: _logged(*rewrite(graph, rules))
+
+
+def _logged(graph: Graph, fired: Counter[str]) -> tuple[Graph, list[LogEntry]]:
+    return graph, [LogEntry("", "rewrote", (), f"{name} x{n}") for name, n in fired.items()]
+
+
+_SIMPLIFY = Pass("simplify", _table(*algebra.RULES, *movement.RULES, *hoist.RULES))
+_FOLD = Pass("fold constants", lambda graph, traits: fold_constants(graph))
+_CSE = Pass("common subexpressions", lambda graph, traits: cse.merge_common_subexpressions(graph))
+
+SHARED = (_FOLD, _SIMPLIFY, _FOLD, _CSE)
+
+TARGET = (
+    Pass("decompose", lambda graph, traits: decompose(graph, traits.composites)),
+    _FOLD,
+    _SIMPLIFY,
+    Pass("fold scales", _table(*scales.RULES)),
+    _FOLD,
+    _CSE,
+    Pass(
+        "channels last",
+        lambda graph, traits: assign_layouts(graph),
+        lambda traits: traits.layout == "channels_last",
+    ),
+    Pass(
+        "pixel shuffle",
+        _table(*transposed_convolution.RULES),
+        lambda traits: traits.layout == "channels_last",
+    ),
+    _SIMPLIFY,
+    _FOLD,
+    Pass(
+        "explicit padding",
+        _table(*padding.RULES),
+        lambda traits: traits.explicit_padding,
+    ),
+    Pass("merge dots", lambda graph, traits: merge_dots.merge_dots(graph)),
+    _SIMPLIFY,
+    _FOLD,
+    _CSE,
+    Pass("fuse", lambda graph, traits: fuse(graph), lambda traits: traits.fuses),
+)
+
+
+def run_shared(graph: Graph, options: Options) -> PipelineResult:
+    """What every target profits from; before placement."""
+    return _run(graph, SHARED, Traits())
+
+
+def run_target(region: Graph, traits: Traits, options: Options) -> PipelineResult:
+    """What one target wants; on a region it will compile."""
+    return _run(region, [p for p in TARGET if p.wanted(traits)], traits)
+
+
+def run_pipeline(graph: Graph, traits: Traits, options: Options) -> PipelineResult:
+    """Both, for a graph that one target runs whole."""
+    shared = run_shared(graph, options)
+    target = run_target(shared.graph, traits, options)
+    return PipelineResult(target.graph, shared.log + target.log)
+
+
+def _run(graph: Graph, passes: Sequence[Pass], traits: Traits) -> PipelineResult:
+    show = "passes" in os.environ.get("TILTH_SHOW", "").split(",")
+    check = os.environ.get("TILTH_VERIFY", "0") == "1"
+    log: list[LogEntry] = []
+    for step in passes:
+        result = step.apply(graph, traits)
+        graph, entries = result if isinstance(result, tuple) else (result, [])
+        entries = [replace(entry, pass_name=step.name) for entry in entries]
+        log += entries
+        if show:
+            print(f"// {step.name}", *(f"//   {e}" for e in entries), sep="\n", file=sys.stderr)
+            print(to_text(graph), file=sys.stderr)
+        if check:
+            verify(graph)
+    return PipelineResult(graph, log)
+
+
+def node_counts(graph: Graph) -> Counter[str]:
+    """How many nodes of each kind a graph has; fusions count as `fusion:KIND`."""
+    return Counter(f"fusion:{n.attrs['kind']}" if n.op == "fusion" else n.op for n in graph.nodes)
