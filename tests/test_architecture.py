@@ -41,7 +41,7 @@ TEXTS = [
 
 def room_of(module: str) -> str:
     """The room of a dotted module name."""
-    first = (module.split(".") + ["__init__"])[1]
+    first = [*module.split("."), "__init__"][1]
     return "face" if first in FACE else first
 
 
@@ -81,7 +81,7 @@ def test_every_room_has_its_place():
 
 
 def test_only_the_table_of_targets_names_targets():
-    """Below the targets, `tilth.cpu` appears as a string in `runtime/target.py` and nowhere else."""
+    """Below the targets, `tilth.cpu` appears in `runtime/target.py` (a string) and nowhere else."""
     named = [
         path.relative_to(PACKAGE).as_posix()
         for path in MODULES

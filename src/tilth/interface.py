@@ -32,16 +32,14 @@ def bind_shapes(inputs: Sequence[Port], wanted: Binding) -> dict[str, Shape]:
     """The exact shape of each input. Raises InputError for contradictions and unbound symbols."""
     shapes = {name: tuple(s) for name, s in wanted.items() if not isinstance(s, int)}
     extents = {name: s for name, s in wanted.items() if isinstance(s, int)}
-    if unknown := [name for name in extents if name not in free_symbols(inputs)]:
-        ends = ", ".join(map(str, inputs))
-        raise InputError(f"the model has no symbol '{unknown[0]}'; its inputs are {ends}")
+    _check_known(inputs, shapes, extents)
     for port in inputs:
-        for dim, extent in zip(port.shape or (), shapes.get(port.name, ()), strict=False):
-            if isinstance(dim, str):
-                extents.setdefault(dim, extent)
+        _learn_extents(port, shapes.get(port.name, ()), extents)
     for port in inputs:
         if port.name not in shapes:
             shapes[port.name] = _bound(port, extents)
+    if negative := [d for shape in shapes.values() for d in shape if d < 0]:
+        raise InputError(f"{negative[0]} is no extent of a dimension")
     return bind_exactly(inputs, shapes)
 
 
@@ -64,6 +62,27 @@ def _rank(fed: Any) -> int:
         return np.ndim(fed)
     except Exception:  # no array at all: the check of the feeds says so
         return 0
+
+
+def _check_known(
+    inputs: Sequence[Port], shapes: Mapping[str, Shape], extents: Mapping[str, int]
+) -> None:
+    kinds = (
+        ("input", shapes, [p.name for p in inputs]),
+        ("symbol", extents, free_symbols(inputs)),
+    )
+    for kind, names, known in kinds:
+        if unknown := [name for name in names if name not in known]:
+            ends = ", ".join(map(str, inputs))
+            raise InputError(f"the model has no {kind} '{unknown[0]}'; its inputs are {ends}")
+
+
+def _learn_extents(port: Port, shape: Shape, extents: dict[str, int]) -> None:
+    """Add what a given shape says about the symbols of its port."""
+    for dim, extent in zip(port.shape or (), shape, strict=False):
+        if isinstance(dim, str) and extents.setdefault(dim, extent) != extent:
+            where = f"{extent} in the shape of input '{port.name}'"
+            raise InputError(f"'{dim}' is {extents[dim]}, but {where}")
 
 
 def _bound(port: Port, extents: Mapping[str, int]) -> Shape:

@@ -18,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from tilth.ir.errors import TilthError
 
     if os.environ.get("TILTH_DEBUG") == "1":
-        sys.exit(app(arguments))
+        sys.exit(app(arguments, prog_name="tilth"))
     try:
-        sys.exit(app(arguments))
+        sys.exit(app(arguments, prog_name="tilth"))
     except (TilthError, OSError) as e:
         _fail(str(e), 2)
     except Exception as e:

@@ -142,7 +142,7 @@ def _host_ops(placed: Placement, device: Device) -> tuple[HostOpReport, ...]:
     """The nodes that fell back, with a warning that there are some."""
     if placed.reasons:
         count = len(placed.reasons)
-        log.warning("%d nodes cannot run on %s and are interpreted; see the report", count, device)
+        log.warning("not on %s but interpreted, slowly: %d node(s); see the report", device, count)
     return tuple(HostOpReport(n.name, n.op, "; ".join(why)) for n, why in placed.reasons.items())
 
 

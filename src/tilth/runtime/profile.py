@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ def summarise(
 ) -> Profile:
     """A `Profile` of the raw records of each run."""
     spans = defaultdict(list)
-    example: dict[tuple[str, str, str], TracedRecord] = {}
+    example: dict[_Key, TracedRecord] = {}
     for run in runs:
         for key, records in _by_kernel(run).items():
             spans[key].append(_span(records))
@@ -102,10 +102,18 @@ def summarise(
     return Profile(model, seconds, rows, tuple(tuple(r) for r in runs), peak_flops)
 
 
-def _by_kernel(run: Sequence[TracedRecord]) -> dict[tuple[str, str, str], list[TracedRecord]]:
-    groups: dict[tuple[str, str, str], list[TracedRecord]] = defaultdict(list)
+# device, kernel, node, and which one of several that are called the same
+_Key = tuple[str, str, str, int]
+
+
+def _by_kernel(run: Sequence[TracedRecord]) -> dict[_Key, list[TracedRecord]]:
+    """The records of each kernel: one per thread that took part."""
+    seen: Counter[tuple[str, str, str, int]] = Counter()
+    groups: dict[_Key, list[TracedRecord]] = defaultdict(list)
     for record in run:
-        groups[record.device, record.kernel.name, record.kernel.node].append(record)
+        name = (record.device, record.kernel.name, record.kernel.node)
+        groups[*name, seen[*name, record.kernel.thread]].append(record)
+        seen[*name, record.kernel.thread] += 1
     return groups
 
 

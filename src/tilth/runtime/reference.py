@@ -15,7 +15,7 @@ import numpy as np
 from tilth.ir.cost import flops, traffic
 from tilth.ir.graph import Graph, Node
 from tilth.ir.interpreter import evaluate, interpret
-from tilth.ir.text import to_text
+from tilth.ir.text import parse, to_text
 from tilth.runtime.target import KernelInfo, KernelRecord, Options, Traits
 
 
@@ -71,8 +71,6 @@ class ReferenceTarget:
         return ReferenceRegion(region)
 
     def restore(self, state: Mapping[str, Any]) -> ReferenceRegion:
-        from tilth.ir.text import parse
-
         return ReferenceRegion(parse(state["graph"], state["constants"]))
 
 
