@@ -50,7 +50,9 @@ def random_array(rng: np.random.Generator, dtype: DType, shape: Sequence[int]) -
 def strided_like(array: np.ndarray, layout: str) -> tuple[np.ndarray, np.ndarray]:
     """A view with the array's values in another memory layout, and the memory around it."""
     shape = array.shape
-    if layout == "pitched":
+    if not shape:
+        room = view = np.zeros(shape, array.dtype)
+    elif layout == "pitched":
         room = np.zeros(tuple(d + 3 for d in shape), array.dtype)
         view = room[tuple(slice(1, d + 1) for d in shape)]
     elif layout == "strided":

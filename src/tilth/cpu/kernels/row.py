@@ -26,16 +26,22 @@ from tilth.cpu.kernels.space import (
     kernel_emitter,
     maskable,
     require_dtypes,
-    space_of,
     split,
     touched_bytes,
     unroll,
     vector_loop,
 )
-from tilth.cpu.kernels.stages import Pass, Stages, plan, reciprocals, row_axes, row_space
+from tilth.cpu.kernels.stages import (
+    Pass,
+    Stages,
+    plan,
+    reciprocals,
+    reduced_axes,
+    reduction_space,
+)
 from tilth.ir import types
 from tilth.ir.graph import Graph, Node, Value
-from tilth.ir.types import DType
+from tilth.ir.types import DType, Shape
 
 Index = int | Val
 Limit = int | Val | None
@@ -51,15 +57,17 @@ def lower(
 ) -> Kernel:
     """A kernel for a fusion of kind `row`; the reduced axes may in fact be any."""
     require_dtypes((*operands, *results))
-    space, n_rows = _space(body, operands, results)
-    row = space.dims[n_rows:]
-    length = math.prod(row)
-    body = reciprocals(body)
-    reads = dict(zip(body.inputs, space.accesses, strict=False))
-    stages = plan(body, [v for v, a in reads.items() if a.inner not in (0, 1)])
-    cut = split(
-        space.dims[:n_rows], threads, 1, *(max(1, n // max(1, length)) for n in (1024, 8192))
-    )
+    space, n_rows = _rows_first(reduction_space(body, operands, results), reduced_axes(body))
+    length = math.prod(space.dims[n_rows:])
+    varies = [any(a.strides[n_rows:]) for a in space.accesses]
+    reads = list(zip(body.inputs, space.accesses, varies, strict=False))
+    full = {v for v, _, varying in reads if varying}
+    slow = {v for v, access, _ in reads if access.inner not in (0, 1)}
+    body = reciprocals(body, full)
+    stored = tuple(i for i, varying in enumerate(varies[len(operands) :]) if varying)
+    stages = plan(body, stored, full, slow)
+    least, most = (max(1, n // max(1, length)) for n in (1024, 8192))
+    cut = split(space.dims[:n_rows], threads, 1, least, most)
     kept = () if _in_registers(isa, space, n_rows) else stages.kept
     scratch = {v: i * _scratch_stride(length) for i, v in enumerate(kept)}
 
@@ -73,13 +81,12 @@ def lower(
             rows.walk(cut.axis, at, count)
         return e.finish()
 
-    size = space.size
     return Kernel(
         name="row",
         key=("row", body_key(body), space, cut),
         emit=emit,
         items=cut.items if math.prod(space.dims[:n_rows]) else 0,
-        flops=sum(n.op != "constant" for n in body.nodes) * size,
+        flops=sum(n.op != "constant" for n in body.nodes) * space.size,
         bytes=touched_bytes((*operands, *results)),
         scratch=len(scratch) * _scratch_stride(length),
         algorithm="rows in registers" if _in_registers(isa, space, n_rows) else "rows in passes",
@@ -90,31 +97,15 @@ def _scratch_stride(length: int) -> int:
     return -(-length * 8 // 64) * 64
 
 
-def _space(
-    body: Graph, operands: Sequence[Operand], results: Sequence[Operand]
-) -> tuple[Space, int]:
+def _rows_first(space: Space, axes: Shape) -> tuple[Space, int]:
     """Merged dimensions, the rows' before those within a row; and how many the former are."""
-    shape, axes = row_space(body), row_axes(body)
-    kept = [i for i in range(len(shape)) if i not in axes]
-    views = [*operands, *(_with_axes(r, axes, len(shape)) for r in results)]
-    space = space_of(shape, views)
+    kept = [i for i in range(len(space.dims)) if i not in axes]
     lead = next((a for a in space.accesses if any(a.strides[i] for i in axes)), space.accesses[0])
     inside = sorted(axes, key=lambda i: -abs(lead.strides[i]))
     space = space.permuted([*kept, *inside]).merged(len(kept))
     n_inside = len(space.dims) - len(kept)
     space = space.merged(0, len(kept))
     return space, len(space.dims) - n_inside
-
-
-def _with_axes(result: Operand, axes: tuple[int, ...], rank: int) -> Operand:
-    """A result of the reduced shape, with its dropped axes put back as ones."""
-    if len(result.shape) == rank:
-        return result
-    shape, strides = list(result.shape), list(result.strides)
-    for axis in sorted(axes):
-        shape.insert(axis, 1)
-        strides.insert(axis, 0)
-    return Operand(result.dtype, tuple(shape), tuple(strides))
 
 
 class _Rows:

@@ -34,6 +34,10 @@ class Access:
         """Elements between neighbours along the innermost dimension."""
         return self.strides[-1]
 
+    def without(self, leading: int) -> Access:
+        """The same walk over the dimensions behind the first `leading` ones."""
+        return Access(self.dtype, self.strides[leading:])
+
 
 @dataclass(frozen=True, slots=True)
 class Space:

@@ -7,16 +7,18 @@ computed again, or expensive and kept in memory that stays in the first-level ca
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
 
 from tilth.cpu import vmath
+from tilth.cpu.kernel import Operand
+from tilth.cpu.kernels.space import Space, space_of
 from tilth.ir import types
 from tilth.ir.graph import Graph, Node, Value, clone, make_constant
 from tilth.ir.ops.table import op
+from tilth.ir.types import Shape
 
 EXPENSIVE = (vmath.UNARY | vmath.BINARY | {"sqrt", "rsqrt", "divide"}) - {"remainder"}
 
@@ -49,38 +51,60 @@ class Stages:
         return tuple(v for p in self.passes for v in p.keeps)
 
 
-def row_axes(body: Graph) -> tuple[int, ...]:
+def reduced_axes(body: Graph) -> Shape:
     """The axes that the body's reductions go over."""
-    return next(n for n in body.nodes if n.op == "reduce").attrs["axes"]
+    return _first_reduce(body).attrs["axes"]
 
 
-def row_space(body: Graph) -> tuple[int, ...]:
-    """The shape before reduction."""
-    return next(n for n in body.nodes if n.op == "reduce").inputs[0].shape
+def reduction_space(body: Graph, operands: Sequence[Operand], results: Sequence[Operand]) -> Space:
+    """The space of the shape before reduction; what lacks the reduced axes gets them back as ones.
+
+    An operand lacks them when the values it meets have the reduced shape.
+    """
+    shape, axes = _first_reduce(body).inputs[0].shape, reduced_axes(body)
+    rank = len(shape)
+    views = []
+    for value, view in zip(body.inputs, operands, strict=True):
+        users = body.users[value]
+        has_axes = any(n.op == "reduce" or len(n.outputs[0].shape) == rank for n in users)
+        views.append(view if has_axes else _with_axes(view, axes, rank))
+    views += [r if len(r.shape) == rank else _with_axes(r, axes, rank) for r in results]
+    return space_of(shape, views)
 
 
-def plan(body: Graph, slow_leaves: Iterable[Value] = ()) -> Stages:
-    """Cut a body into passes. `slow_leaves` are inputs that are worth keeping once loaded."""
-    axes, rank = row_axes(body), len(row_space(body))
-    is_full = _fullness(body, axes, rank)
+def _first_reduce(body: Graph) -> Node:
+    return next(n for n in body.nodes if n.op == "reduce")
+
+
+def _with_axes(view: Operand, axes: Shape, rank: int) -> Operand:
+    missing = rank - len(axes) - len(view.shape)
+    shape, strides = [1] * missing + list(view.shape), [0] * missing + list(view.strides)
+    for axis in sorted(axes):
+        shape.insert(axis, 1)
+        strides.insert(axis, 0)
+    return Operand(view.dtype, tuple(shape), tuple(strides))
+
+
+def plan(body: Graph, stored: tuple[int, ...], full: Set[Value], slow: Set[Value]) -> Stages:
+    """Cut a body into passes.
+
+    `stored` are the positions of the outputs that have the shape before reduction, `full` the body
+    inputs that differ along the row, `slow` those that are worth keeping once they were loaded.
+    """
+    is_full = _fullness(body, full)
     level = _levels(body)
     reduces = [n for n in body.nodes if n.op == "reduce"]
     depth = max(level[n.outputs[0]] for n in reduces)
-    stored = tuple(
-        i
-        for i, v in enumerate(body.outputs)
-        if len(v.shape) == rank and math.prod(v.shape[a] for a in axes) != 1
-    )
-    groups = [
-        (tuple(n for n in reduces if level[n.outputs[0]] == k), ()) for k in range(1, depth + 1)
-    ]
+    groups: list[tuple[tuple[Node, ...], tuple[int, ...]]] = []
+    for k in range(1, depth + 1):
+        groups.append((tuple(n for n in reduces if level[n.outputs[0]] == k), ()))
     if stored:
         groups.append(((), stored))
     needs = [
         _needed([n.inputs[0] for n in group] + [body.outputs[i] for i in outputs], is_full)
         for group, outputs in groups
     ]
-    keep_at, reload_at = _materialise(needs, is_full, frozenset(slow_leaves))
+    keep_at, reload_at = _materialise(needs, is_full, slow)
     passes = []
     for k, (group, outputs) in enumerate(groups):
         roots = [n.inputs[0] for n in group] + [body.outputs[i] for i in outputs] + keep_at[k]
@@ -93,11 +117,8 @@ def plan(body: Graph, slow_leaves: Iterable[Value] = ()) -> Stages:
     return Stages(tuple(passes), rows)
 
 
-def _fullness(body: Graph, axes: tuple[int, ...], rank: int) -> Callable[[Value], bool]:
-    full: dict[Value, bool] = {}
-    for value in body.inputs:
-        shape = (1,) * (rank - len(value.shape)) + value.shape
-        full[value] = math.prod(shape[a] for a in axes) != 1
+def _fullness(body: Graph, inputs: Set[Value]) -> Callable[[Value], bool]:
+    full = {value: value in inputs for value in body.inputs}
     for node in body.nodes:
         for value in node.outputs:
             full[value] = node.op != "reduce" and any(full[v] for v in node.inputs)
@@ -131,7 +152,7 @@ def _needed(
 
 
 def _materialise(
-    needs: list[list[Value]], is_full: Callable[[Value], bool], slow: frozenset[Value]
+    needs: list[list[Value]], is_full: Callable[[Value], bool], slow: Set[Value]
 ) -> tuple[list[list[Value]], list[set[Value]]]:
     """Per pass: the values to keep, and those that an earlier pass kept."""
     keep: list[list[Value]] = [[] for _ in needs]
@@ -149,18 +170,17 @@ def _materialise(
     return keep, reload
 
 
-def reciprocals(body: Graph) -> Graph:
+def reciprocals(body: Graph, full: Set[Value]) -> Graph:
     """Divide f32 rows by a scalar with one division per row: x / s = (x k) (1 / (s k)).
 
     k is a power of two that keeps 1 / (s k) a normal number, so that nothing overflows on the way;
     the error grows from 0.5 to 1.5 ulp.
     """
-    is_full = _fullness(body, row_axes(body), len(row_space(body)))
-    full = {v for n in body.nodes for v in n.outputs if is_full(v)} | set(body.inputs)
+    is_full = _fullness(body, full)
 
     def rule(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
-        by_scalar = node.op == "divide" and node.inputs[0] in full and node.inputs[1] not in full
-        if not by_scalar or node.inputs[0].tensor.dtype != types.f32:
+        is_f32 = node.op == "divide" and node.inputs[0].tensor.dtype == types.f32
+        if not is_f32 or not is_full(node.inputs[0]) or is_full(node.inputs[1]):
             return clone(node, inputs)
         x, s = inputs
         tiny = op.compare(op.abs(s), _scalar(2.0**-100), direction="LT")
