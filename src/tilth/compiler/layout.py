@@ -202,7 +202,8 @@ def _reshape(node: Node, layouts: _Layouts) -> None:
     groups = reshape_groups(x.shape, shape)
     if groups is None:
         return _as_written(node, layouts)
-    groups = sorted(groups, key=lambda group: min(order.index(d) for d in group[0]))
+    # ordered by their innermost dimension, so that it stays innermost
+    groups = sorted(groups, key=lambda group: max(order.index(d) for d in group[0]))
     source = _with_other_dims([d for group in groups for d in group[0]], x.tensor.rank)
     target = _with_other_dims([d for group in groups for d in group[1]], len(shape))
     new = op.reshape(layouts.get(x, source), shape=_permute(shape, target), name=node.name)

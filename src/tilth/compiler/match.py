@@ -46,12 +46,12 @@ def rebuild(node: Node, inputs: Sequence[Value], **attrs: Any) -> tuple[Value, .
     return make(node.op, *inputs, name=node.name, source=node.source, **merged).outputs
 
 
-def rank0(value: Value) -> Value:
-    """A one-element value with rank 0; a constant stays one."""
-    array = constant_of(value)
-    if value.tensor.rank == 0 or array is None:
-        return as_shape(value, ())
-    return make_constant(array.reshape(()), value.node.name)
+def reshaped(value: Value, shape: Sequence[int]) -> Value:
+    """`value` with another shape; a constant stays one."""
+    array, shape = constant_of(value), tuple(shape)
+    if array is None or value.shape == shape:
+        return as_shape(value, shape)
+    return make_constant(array.reshape(shape), value.node.name)
 
 
 def transposed(value: Value, permutation: Sequence[int]) -> Value:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tilth.compiler.fuse.clusters import Cluster
-from tilth.compiler.match import is_scalar_constant, rank0, rebuild
+from tilth.compiler.match import is_scalar_constant, rebuild, reshaped
 from tilth.ir.graph import Graph, Node, Value, clone, make_input
 from tilth.ir.ops.helpers import as_shape
 from tilth.ir.ops.table import make, op
@@ -124,7 +124,7 @@ class _Builder:
         if value in self._inside:
             return self._inside[value]
         if is_scalar_constant(value):
-            return rank0(value)
+            return reshaped(value, ())
         aligned = (1,) * (rank - value.tensor.rank) + value.shape
         if len(aligned) > len(shape):
             aligned = tuple(n for d, n in enumerate(aligned) if d not in self.space.axes)
@@ -132,7 +132,7 @@ class _Builder:
             sizes = iter(aligned)
             aligned = tuple(1 if d in self.space.axes else next(sizes) for d in range(len(shape)))
         if (value, aligned) not in self._by_operand:
-            operand = as_shape(self._outside[value], aligned)
+            operand = reshaped(self._outside[value], aligned)
             self._by_operand[value, aligned] = self._new_parameter(operand)
         return self._by_operand[value, aligned]
 

@@ -1,14 +1,15 @@
 """Elementwise ops move before the movement of their operand, as a table.
 
 There they meet the op that computes the operand, and can become its epilogue; a scale can go
-into its weights. Only bijections are crossed, and only when nothing else reads what is moved.
+into its weights. Only bijections are crossed, and only when nothing else reads what is moved,
+except for reshapes that add dimensions of size 1, which cost nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilth.compiler.match import is_constant, is_elementwise, is_scalar_constant, rank0, rebuild
+from tilth.compiler.match import is_constant, is_elementwise, is_scalar_constant, rebuild, reshaped
 from tilth.compiler.reshapes import only_ones_differ
 from tilth.ir.graph import Node, Value
 from tilth.ir.ops.helpers import as_shape
@@ -24,7 +25,7 @@ def elementwise_before_movement(node: Node, uses: Uses) -> Value | None:
     (x,) = moved.node.inputs
     if x.op in ("constant", "input") or moved.shape != node.outputs[0].shape:
         return None
-    inputs = [x if v == moved else rank0(v) for v in node.inputs]
+    inputs = [x if v == moved else reshaped(v, ()) for v in node.inputs]
     return rebuild(moved.node, rebuild(node, inputs))[0]
 
 
@@ -32,17 +33,24 @@ def elementwise_before_alignment(node: Node, uses: Uses) -> Value | None:
     """f(reshape(x), y) -> reshape(f(x, reshape(y))) where the reshape only adds or drops ones."""
     shape = node.outputs[0].shape
     for i, value in enumerate(node.inputs):
-        if value.op != "reshape" or value.shape != shape or uses(value) > 1:
+        if value.op != "reshape" or value.shape != shape:
             continue
         (x,) = value.node.inputs
-        if x.op in ("constant", "input") or uses(x) > 1 or not only_ones_differ(x.shape, shape):
+        if x.op in ("constant", "input") or not only_ones_differ(x.shape, shape):
             continue
+        if x.tensor.rank >= len(shape) and (uses(value) > 1 or _has_other(node, value)):
+            continue  # so that two operands never send each other back and forth
         others = [
-            x if j == i else as_shape(v, _realigned(v.shape, shape, x.shape))
+            x if j == i else reshaped(v, _realigned(v.shape, shape, x.shape))
             for j, v in enumerate(node.inputs)
         ]
         return as_shape(rebuild(node, others)[0], shape)
     return None
+
+
+def _has_other(node: Node, value: Value) -> bool:
+    """Whether another operand is as big as this one."""
+    return any(v != value and v.tensor.size == value.tensor.size for v in node.inputs)
 
 
 def _realigned(shape: Sequence[int], full: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
@@ -70,15 +78,31 @@ def channelwise_before_shuffle(node: Node, uses: Uses) -> Value | None:
     if any(v.tensor.size not in (1, v.shape[-1]) for v in node.inputs if is_constant(v)):
         return None
     inputs = [
-        y if v == result else as_shape(v, v.shape[-1:] if v.tensor.rank else ())
+        y if v == result else reshaped(v, v.shape[-1:] if v.tensor.rank else ())
         for v in node.inputs
     ]
     inner = rebuild(node, inputs)[0]
     return rebuild(result.node, rebuild(moved.node, (inner,)))[0]
 
 
+def elementwise_before_concatenate(node: Node, uses: Uses) -> Value | None:
+    """f(concatenate(xs), scalar) -> concatenate(f(x, scalar) for each x)"""
+    moving = [v for v in node.inputs if not is_scalar_constant(v)]
+    if len(moving) != 1 or moving[0].op != "concatenate" or uses(moving[0]) > 1:
+        return None
+    (joined,) = moving
+    if joined.shape != node.outputs[0].shape:
+        return None
+    parts = [
+        rebuild(node, [x if v == joined else reshaped(v, ()) for v in node.inputs])[0]
+        for x in joined.node.inputs
+    ]
+    return rebuild(joined.node, parts)[0]
+
+
 RULES = (
     Rule("elementwise before movement", is_elementwise, elementwise_before_movement),
     Rule("elementwise before alignment", is_elementwise, elementwise_before_alignment),
+    Rule("elementwise before concatenate", is_elementwise, elementwise_before_concatenate),
     Rule("elementwise before shuffle", is_elementwise, channelwise_before_shuffle),
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tilth.compiler.match import is_elementwise, rank0, rebuild, splat_of, transposed
+from tilth.compiler.match import is_elementwise, rebuild, reshaped, splat_of, transposed
 from tilth.compiler.reshapes import only_ones_differ
 from tilth.ir.graph import Node, Value
 from tilth.ir.ops.helpers import as_shape
@@ -172,7 +172,7 @@ def _before_broadcast(value: Value) -> Value | None:
     """The operand of a broadcast_in_dim, with dimensions of size 1 where it was expanded."""
     (x,), dims = value.node.inputs, value.node.attrs["dims"]
     if x.tensor.size == 1:
-        return rank0(x)
+        return reshaped(x, ())
     if list(dims) != sorted(dims):
         return None
     sizes = dict(zip(dims, x.shape, strict=True))
@@ -200,10 +200,10 @@ def reduce_of_reduce(node: Node, uses: Uses) -> Value | None:
     return rebuild(node, (x,), axes=tuple(sorted(axes)))[0]
 
 
-def reduce_of_alignment(node: Node, uses: Uses) -> Value | None:
+def reduce_of_alignment(node: Node) -> Value | None:
     """A reduction does not need dimensions of size 1 that a reshape put beside its axes."""
     inner = node.inputs[0].node
-    if inner.op != "reshape" or uses(node.inputs[0]) > 1:
+    if inner.op != "reshape":
         return None
     (x,), axes = inner.inputs, set(node.attrs["axes"])
     if not only_ones_differ(x.shape, inner.attrs["shape"]) or x.tensor.rank >= len(
