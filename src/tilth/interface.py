@@ -13,7 +13,6 @@ import numpy as np
 
 from tilth.ir.errors import InputError, UnsupportedError
 from tilth.ir.types import Shape, TensorType
-from tilth.onnx.importer import bind_shapes as bind_exactly
 from tilth.runtime import feeds
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ def ports_for(inputs: Sequence[Port], fed: Any) -> list[feeds.Port]:
 
 def bind_shapes(inputs: Sequence[Port], wanted: Binding) -> dict[str, Shape]:
     """The exact shape of each input. Raises InputError for contradictions and unbound symbols."""
+    from tilth.onnx.importer import bind_shapes as bind_exactly  # slow to import: on first use
+
     shapes = {name: tuple(s) for name, s in wanted.items() if not isinstance(s, int)}
     extents = {name: s for name, s in wanted.items() if isinstance(s, int)}
     _check_known(inputs, shapes, extents)

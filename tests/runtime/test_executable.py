@@ -120,7 +120,7 @@ def test_a_graph_may_have_no_inputs():
 
 def test_wrong_feeds_are_refused_with_what_to_do():
     executable = compiled(chain())
-    with pytest.raises(tilth.InputError, match="must be 4, not 5 .*exact shapes"):
+    with pytest.raises(tilth.InputError, match=r"must be 4, not 5 .*exact shapes"):
         executable({"x": np.ones((5, 8), np.float32)})
 
 

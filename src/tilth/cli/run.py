@@ -48,7 +48,7 @@ def run(
     out.print(f"ran in {(time.perf_counter() - start) * 1e3:.3f} ms on {device}")
     _show(outputs, top)
     if save is not None:
-        np.savez(save, **outputs)
+        np.savez(save, **outputs)  # type: ignore[arg-type]
     if against:
         expected = run_once(against, str(model), feeds, threads)
         error = relative_error(list(outputs.values()), expected)

@@ -19,7 +19,7 @@ def model_digest(model: OnnxModel) -> str:
     digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
     for tensor in _external_tensors(model.proto.graph):
         array = tensor_array(tensor, model.files, f"initialiser '{tensor.name}'")
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

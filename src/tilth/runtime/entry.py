@@ -46,8 +46,8 @@ def write_entry(path: Path, tree: Mapping[str, Any]) -> None:
         offset += _aligned(section.nbytes)
     manifest = json.dumps({"tree": root, "sections": table}, separators=(",", ":")).encode()
     with path.open("wb") as file:
-        digest = hashlib.sha256(manifest).digest()
-        file.write(_HEADER.pack(MAGIC, VERSION, len(manifest), digest))
+        checksum = hashlib.sha256(manifest).digest()
+        file.write(_HEADER.pack(MAGIC, VERSION, len(manifest), checksum))
         file.write(manifest)
         for section in sections:
             _pad(file)
@@ -101,7 +101,7 @@ def _encode(value: Any, sections: list[memoryview]) -> Any:
         if dtype.kind == "string":
             return {"$strings": [str(s) for s in value.ravel()], "shape": value.shape}
         flat = np.ascontiguousarray(value, value.dtype.newbyteorder("=")).reshape(-1)
-        sections.append(memoryview(flat.view(np.uint8)))
+        sections.append(flat.view(np.uint8).data)
         return {"$array": len(sections) - 1, "dtype": dtype.name, "shape": value.shape}
     raise TypeError(f"a cache entry cannot hold a {type(value).__name__}")
 

@@ -226,7 +226,7 @@ def _serve(
 
 def _measure(run: Runner, seconds: float) -> list[float]:
     """Seconds of each call for about `seconds`, at least 3; the first call only warms up."""
-    calls = []
+    calls: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(calls) < 4:
         start = time.perf_counter()
