@@ -1,8 +1,10 @@
-"""The digest of a model: SHA-256 over the proto and every external tensor it refers to."""
+"""The digest of a model, over the proto and every external tensor it refers to.
+
+Weights are most of a model, so it is hashed message by message: never a second copy of it all.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,17 +12,38 @@ import numpy as np
 
 from tilth.onnx.load import OnnxModel
 from tilth.onnx.tensors import tensor_array
+from tilth.runtime.digest import combined, digest
 
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 
 
 def model_digest(model: OnnxModel) -> str:
     """Equal for models that say the same, wherever their files lie. Raises ModelError."""
-    digest = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
-    for tensor in _external_tensors(model.proto.graph):
-        array = tensor_array(tensor, model.files, f"initialiser '{tensor.name}'")
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    external = (_data(model, tensor) for tensor in _external_tensors(model.proto.graph))
+    return combined([*_field_digests(model.proto), *map(digest, external)])
+
+
+def _field_digests(message: Any) -> Iterator[str]:
+    """Name and value of each field that is set, item by item; the graph's fields one by one."""
+    for field, value in message.ListFields():
+        yield digest(field.name.encode())
+        if field.name == "graph":
+            yield from _field_digests(value)
+        elif hasattr(value, "SerializeToString") or isinstance(value, (str, bytes, int, float)):
+            yield _item_digest(value)
+        else:
+            yield from map(_item_digest, value)
+
+
+def _item_digest(item: Any) -> str:
+    if hasattr(item, "SerializeToString"):
+        return digest(item.SerializeToString(deterministic=True))
+    return digest(repr(item).encode())
+
+
+def _data(model: OnnxModel, tensor: Any) -> memoryview:
+    array = tensor_array(tensor, model.files, f"initialiser '{tensor.name}'")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _external_tensors(graph: Any) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """One cache entry as a file: a JSON tree whose arrays and byte strings are sections of the file.
 
 Layout: a fixed header (magic, format version, length and SHA-256 of the manifest), the manifest
-(JSON: the tree, and offset, length and SHA-256 of each section), then the sections, each aligned
+(JSON: the tree, and offset, length and digest of each section), then the sections, each aligned
 to 64 bytes so that arrays are used straight from the memory map. Nothing is ever unpickled.
 """
 
@@ -14,13 +14,13 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from tilth.ir.types import DTYPES, dtype_of
+from tilth.runtime.digest import digest
 
 MAGIC = b"TILTHART"
 VERSION = 1
@@ -41,8 +41,7 @@ def write_entry(path: Path, tree: Mapping[str, Any]) -> None:
     root = _encode(tree, sections)
     table, offset = [], 0
     for section in sections:
-        digest = hashlib.sha256(section).hexdigest()
-        table.append({"offset": offset, "length": section.nbytes, "sha256": digest})
+        table.append({"offset": offset, "length": section.nbytes, "digest": digest(section)})
         offset += _aligned(section.nbytes)
     manifest = json.dumps({"tree": root, "sections": table}, separators=(",", ":")).encode()
     with path.open("wb") as file:
@@ -63,26 +62,19 @@ def read_entry(path: Path) -> dict[str, Any]:
         if os.fstat(file.fileno()).st_size < _HEADER.size:
             raise EntryError("shorter than a header")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    magic, version, length, digest = _HEADER.unpack_from(data)
+    magic, version, length, checksum = _HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION:
         raise EntryError(f"not an entry of format version {VERSION}")
     manifest = data[_HEADER.size : _HEADER.size + length]
-    if hashlib.sha256(manifest).digest() != digest:
+    if hashlib.sha256(manifest).digest() != checksum:
         raise EntryError("the manifest does not match its digest")
     parsed = json.loads(bytes(manifest))
     start = _aligned(_HEADER.size + length)
     sections = [data[start + s["offset"] :][: s["length"]] for s in parsed["sections"]]
-    _check_digests(sections, [s["sha256"] for s in parsed["sections"]])
+    for i, (section, told) in enumerate(zip(sections, parsed["sections"], strict=True)):
+        if digest(section) != told["digest"]:
+            raise EntryError(f"section {i} does not match its digest")
     return _decode(parsed["tree"], sections)
-
-
-def _check_digests(sections: list[memoryview], expected: list[str]) -> None:
-    """Hash all sections (hashlib releases the GIL, so on several cores at once)."""
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda section: hashlib.sha256(section).hexdigest(), sections)
-        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-            if a != b:
-                raise EntryError(f"section {i} does not match its digest")
 
 
 def _encode(value: Any, sections: list[memoryview]) -> Any:
