@@ -55,6 +55,12 @@ class Space:
         accesses = (Access(a.dtype, tuple(a.strides[i] for i in order)) for a in self.accesses)
         return Space(tuple(self.dims[i] for i in order), tuple(accesses))
 
+    def expanded(self) -> Space:
+        """With an outermost dimension of size 1."""
+        return Space(
+            (1, *self.dims), tuple(Access(a.dtype, (0, *a.strides)) for a in self.accesses)
+        )
+
     def merged(self, start: int = 0, stop: int | None = None) -> Space:
         """Size-1 dimensions dropped and neighbours merged within dims[start:stop].
 
