@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilth.ir.errors import ModelError, UnsupportedError
-from tilth.ir.graph import Graph, Value, make_input
-from tilth.ir.types import Type
+from tilth.ir.graph import Value, toposort
 from tilth.onnx.check import free_names, node_label
 from tilth.onnx.tensors import sparse_array, tensor_array
 
@@ -25,9 +24,20 @@ _SPARSE_TENSOR = 11
 _REQUIRED = object()
 
 
+class DataDependentError(UnsupportedError):
+    """A value is needed while importing that follows from data.
+
+    `inputs` names the graph inputs it follows from: importing succeeds when their values are given.
+    """
+
+    def __init__(self, message: str, inputs: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.inputs = inputs
+
+
 @dataclass(frozen=True, eq=False)
 class NodeContext:
-    """A node, the opset version its handler was chosen by, and the scope its names live in."""
+    """A node, the version of its operator set, and the scope its names live in."""
 
     model: OnnxModel
     node: Any
@@ -69,9 +79,11 @@ class NodeContext:
         """The array of an operand that must be known while compiling, such as a shape."""
         array = self.evaluate(value)
         if array is None:
-            raise UnsupportedError(
-                f"{self.label}: {what} depends on the data that is fed, so shapes would too; "
-                f"only constants and arithmetic on shapes are supported here"
+            sources = tuple(n.name for n in toposort([value.node]) if n.op == "input")
+            raise DataDependentError(
+                f"{self.label}: {what} depends on what is fed to {', '.join(sources)}; only "
+                f"constants and arithmetic on shapes can be compiled here",
+                sources,
             )
         return array
 
@@ -85,25 +97,20 @@ class NodeContext:
         values = {n: self.scope.lookup(n) for n in names}
         return {n: v for n, v in values.items() if v.op != "constant"}
 
-    def subgraph(
-        self, attribute: str, parameters: Sequence[Type], captures: Mapping[str, Value]
-    ) -> Graph:
-        """A sub-graph as an IR graph over `parameters` followed by the captured values."""
-        proto = self.attr(attribute)
-        inputs = [make_input(t, f"p{i}") for i, t in enumerate(parameters)]
-        inner = {name: make_input(v.type, name) for name, v in captures.items()}
-        outputs = self.import_body(proto, self.scope.inner(inner), inputs)
-        return Graph((*inputs, *inner.values()), tuple(outputs), name=proto.name or attribute)
+    def body(
+        self,
+        attribute: str,
+        arguments: Sequence[Value] = (),
+        captured: Mapping[str, Value] | None = None,
+    ) -> list[Value]:
+        """Import a sub-graph on `arguments`; gives its outputs.
 
-    def inline(self, attribute: str, arguments: Sequence[Value] = ()) -> list[Value]:
-        """The outputs of a sub-graph placed right here."""
-        return self.import_body(self.attr(attribute), self.scope.inner({}), arguments)
+        `captured` replaces outer values by name; without it the sub-graph is placed right here.
+        """
+        return self.import_body(self.attr(attribute), self.scope.inner(captured or {}), arguments)
 
     def _attribute(self, name: str) -> Any:
-        found = next((a for a in self.node.attribute if a.name == name), None)
-        if found is not None and found.ref_attr_name:  # inside a function: the caller's attribute
-            return self.scope.attributes.get(found.ref_attr_name)
-        return found
+        return next((a for a in self.node.attribute if a.name == name), None)
 
     def _decode(self, attribute: Any) -> Any:
         kind = attribute.type

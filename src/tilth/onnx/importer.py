@@ -20,7 +20,7 @@ from tilth.ir.graph import Graph, Value, constant_of, make_constant, make_input,
 from tilth.ir.interpreter import interpret
 from tilth.ir.ops.table import provenance
 from tilth.ir.types import Shape, TensorType
-from tilth.onnx.check import node_label, ordered_nodes
+from tilth.onnx.check import domain_of, node_label, ordered_nodes
 from tilth.onnx.context import NodeContext
 from tilth.onnx.load import ModelSource, OnnxModel, Port, load_model
 from tilth.onnx.registry import Handler
@@ -36,19 +36,31 @@ _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
 
-def import_graph(model: ModelSource, shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+def import_graph(
+    model: ModelSource,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
+) -> Graph:
     """The graph of a model for exact input shapes.
 
     `shapes` maps input names to shapes; inputs whose declared shape is static may be left out.
-    Raises UnsupportedError (one, listing every operator that is missing), InputError when the
-    shapes contradict the model's interface or each other, ModelError when the model is broken.
+    `values` fixes inputs to arrays, so that shapes may depend on them; they stay inputs of the
+    graph, which is right for these values only.
+
+    Raises UnsupportedError (one, listing every operator that is missing), DataDependentError (a
+    kind of it) when a shape depends on an input's value, InputError when the shapes contradict the
+    model's interface or each other, ModelError when the model is broken.
     """
     model = load_model(model)
     resolver = Resolver(model)
     resolver.require_supported()
     bound = bind_shapes(model.inputs, shapes or {})
     inputs = {p.name: make_input(TensorType(p.dtype, bound[p.name]), p.name) for p in model.inputs}
-    scope = Scope(dict(inputs), model.opsets or {"": 1})
+    known = {name: make_constant(array, name) for name, array in (values or {}).items()}
+    for name, value in known.items():
+        if value.type != inputs[name].type:
+            raise InputError(f"input '{name}' is {inputs[name].type}, its value is {value.type}")
+    scope = Scope({**inputs, **known}, model.opsets or {"": 1})
     outputs = _Importer(model, resolver).graph_body(model.proto.graph, scope)
     for port, value in zip(model.outputs, outputs, strict=True):
         if not isinstance(value.type, TensorType) or value.type.dtype != port.dtype:
@@ -145,6 +157,7 @@ class _Importer:
 
     def run(self, nodes: Iterable[Any], scope: Scope) -> None:
         for node in ordered_nodes(list(nodes)):
+            node = _with_attributes(node, scope.attributes)
             self.budget -= 1
             if self.budget < 0:
                 raise ModelError(f"the model has over {_NODE_LIMIT} nodes after inlining functions")
@@ -162,7 +175,7 @@ class _Importer:
         meaning = self.resolver.resolve(node, scope.opsets)
         if isinstance(meaning, ContextFunction):
             types = [_type_proto(v) for v in operands]
-            meaning = meaning.specialise(node, types)
+            meaning = meaning.specialise(node, types, scope.opsets)
         if isinstance(meaning, Function):
             return self._call(meaning, node, operands, scope)
         if meaning is None:
@@ -174,7 +187,7 @@ class _Importer:
     ) -> Sequence[Value | None]:
         """Run a handler; whatever it stumbles over becomes an error that names the node."""
         context = NodeContext(
-            self.model, node, handler.since, scope, static_value, self.subgraph_body
+            self.model, node, scope.opsets[domain_of(node)], scope, static_value, self.subgraph_body
         )
         try:
             handler.signature.bind(context, *operands)
@@ -199,9 +212,7 @@ class _Importer:
             raise ModelError(
                 f"{node_label(node)}: {len(operands)} operands, not {len(proto.input)}"
             )
-        given = {a.name: scope.attributes.get(a.ref_attr_name) if a.ref_attr_name else a
-                 for a in node.attribute}  # fmt: skip
-        attributes = {**function.defaults, **{n: a for n, a in given.items() if a is not None}}
+        attributes = {**function.defaults, **{a.name: a for a in node.attribute}}
         values = dict(zip_longest(proto.input, operands))
         inner = Scope(values, function.opsets, attributes=attributes)
         self.run(proto.node, inner)
@@ -209,13 +220,13 @@ class _Importer:
 
 
 def fold(values: Sequence[Value | None]) -> list[Value | None]:
-    """The values as constants where they are small; their operands must be constants."""
-    return [
-        make_constant(static_value(v), v.node.name)
-        if v is not None and _is_small(v) and v.op != "constant"
-        else v
-        for v in values
-    ]
+    """Small values that follow from constants alone, as constants; the others unchanged."""
+    return [v if v is None or not _is_small(v) else _folded(v) for v in values]
+
+
+def _folded(value: Value) -> Value:
+    array = None if value.op == "constant" else static_value(value)
+    return value if array is None else make_constant(array, value.node.name)
 
 
 def static_value(value: Value) -> np.ndarray | None:
@@ -232,6 +243,22 @@ def _is_small(value: Value) -> bool:
 
 def _is_small_constant(value: Value | None) -> bool:
     return value is None or (value.op == "constant" and _is_small(value))
+
+
+def _with_attributes(node: Any, attributes: Mapping[str, Any]) -> Any:
+    """A function's node with references to the function's attributes replaced by their values."""
+    if not any(a.ref_attr_name for a in node.attribute):
+        return node
+    resolved = type(node)()
+    resolved.CopyFrom(node)
+    del resolved.attribute[:]
+    for attribute in node.attribute:
+        value = attributes.get(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
+        if value is not None:
+            added = resolved.attribute.add()
+            added.CopyFrom(value)
+            added.name = attribute.name
+    return resolved
 
 
 def _default_name(node: Any) -> str:

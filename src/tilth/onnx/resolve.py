@@ -32,10 +32,14 @@ class ContextFunction:
 
     schema: Any
     version: int
-    opsets: Mapping[str, int]
 
-    def specialise(self, node: Any, input_types: list[bytes]) -> Function | None:
-        """The body for these operand types (serialised TypeProtos), if ONNX can make one."""
+    def specialise(
+        self, node: Any, input_types: list[bytes], opsets: Mapping[str, int]
+    ) -> Function | None:
+        """The body for these operand types (serialised TypeProtos), if ONNX can make one.
+
+        It sees the opsets of its caller where it does not import its own.
+        """
         import onnx
 
         data = self.schema.get_context_dependent_function_with_opset_version(
@@ -45,7 +49,7 @@ class ContextFunction:
             return None
         proto = onnx.FunctionProto()
         proto.ParseFromString(data)
-        return Function(proto, {**self.opsets, **opset_imports(proto)}, {})
+        return Function(proto, {**opsets, **opset_imports(proto)}, {})
 
 
 Meaning = Handler | Function | ContextFunction
@@ -152,4 +156,4 @@ def _function_body(domain: str, name: str, version: int) -> Function | ContextFu
         }
         return Function(proto, {**opsets, **opset_imports(proto)}, defaults)
     bodies = [v for v in schema.context_dependent_function_opset_versions if v <= version]
-    return ContextFunction(schema, max(bodies), opsets) if bodies else None
+    return ContextFunction(schema, max(bodies)) if bodies else None

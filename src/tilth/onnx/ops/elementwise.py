@@ -12,7 +12,7 @@ from tilth.ir.graph import Value, make_constant
 from tilth.ir.ops.helpers import as_dtype, as_shape
 from tilth.ir.ops.table import op
 from tilth.ir.types import bool_, f32
-from tilth.onnx.build import as_bool, normal_axis, scalar
+from tilth.onnx.build import normal_axis, scalar
 from tilth.onnx.context import NodeContext
 from tilth.onnx.registry import onnx_op
 
@@ -77,9 +77,8 @@ def _pow(x: Value, y: Value) -> Value:
         return op.power(x, y)
     if base.is_float and base.bits >= 32:
         return op.power(x, as_dtype(y, base))
-    wide = (
-        exponent if exponent.is_float and exponent.bits >= 32 else (f32 if base.is_float else base)
-    )
+    wide = exponent if exponent.is_float else base
+    wide = f32 if wide.is_float and wide.bits < 32 else wide
     return as_dtype(op.power(as_dtype(x, wide), as_dtype(y, wide)), base)
 
 
@@ -243,41 +242,3 @@ def dropout_inference(cx: NodeContext, x: Value) -> list[Value]:
     dtype = bool_ if cx.version >= 10 else x.tensor.dtype
     mask = make_constant(np.broadcast_to(np.ones((), dtype.numpy), x.shape))
     return [x, mask] if cx.wants(1) else [x]
-
-
-# Conversions
-
-
-@onnx_op("Cast")
-def cast(cx: NodeContext, x: Value) -> Value:
-    from tilth.onnx.tensors import element_type
-
-    to = cx.attr("to")
-    dtype = element_type(_TYPE_NAMES.get(to, to), "attribute 'to'")
-    return cast_to(cx, x, dtype)
-
-
-@onnx_op("CastLike")
-def cast_like(cx: NodeContext, x: Value, like: Value) -> Value:
-    return cast_to(cx, x, like.tensor.dtype)
-
-
-def cast_to(cx: NodeContext, x: Value, dtype: Any) -> Value:
-    source = x.tensor.dtype
-    if "string" in (source.kind, dtype.kind):
-        raise UnsupportedError(f"{cx.label}: conversion between strings and numbers")
-    return as_bool(x) if dtype == bool_ else as_dtype(x, dtype)
-
-
-@onnx_op("BitCast")
-def bit_cast(cx: NodeContext, x: Value) -> Value:
-    from tilth.onnx.tensors import element_type
-
-    return op.bitcast_convert(x, dtype=element_type(cx.attr("to"), "attribute 'to'"))
-
-
-# Opset 1 wrote the target type of Cast as a name.
-_TYPE_NAMES = {
-    "FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7,
-    "BOOL": 9, "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13,
-}  # fmt: skip

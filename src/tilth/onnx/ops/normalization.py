@@ -52,11 +52,7 @@ def _is_training(cx: NodeContext) -> bool:
     return not cx.attr("is_test", 0)
 
 
-@onnx_op("BatchNormalization", since=15)
-@onnx_op("BatchNormalization", since=14)
-@onnx_op("BatchNormalization", since=9)
-@onnx_op("BatchNormalization", since=7)
-@onnx_op("BatchNormalization", since=1)
+@onnx_op("BatchNormalization")
 def batch_normalization(
     cx: NodeContext, x: Value, scale: Value, bias: Value, running_mean: Value, running_var: Value
 ) -> list[Value]:
@@ -99,8 +95,7 @@ def instance_normalization(cx: NodeContext, x: Value, scale: Value, bias: Value)
     return op.instance_norm(x, scale, bias, epsilon=cx.attr("epsilon", 1e-5))
 
 
-@onnx_op("GroupNormalization", since=21)
-@onnx_op("GroupNormalization", since=18)
+@onnx_op("GroupNormalization")
 def group_normalization(cx: NodeContext, x: Value, scale: Value, bias: Value) -> Value:
     groups, channels = cx.attr("num_groups"), x.shape[1]
     if scale.shape != (channels,):  # before opset 21 one scale per group
