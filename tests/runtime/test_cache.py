@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tilth import TilthError
 from tilth.ir.types import DTYPES
 from tilth.runtime.cache import Cache, cache_key, default_cache
+from tilth.runtime.digest import CHUNK
 from tilth.runtime.entry import ALIGNMENT, read_entry, write_entry
 
 TREE = {"code": b"\x90\xc3", "weights": [np.arange(10, dtype=np.float32)], "name": "net", "n": 3}
@@ -89,6 +90,14 @@ def test_any_flipped_bit_is_noticed(position: float, bit: int, tmp_path_factory)
     found = cache.load("k")
     if found is not None:  # the flipped bit was padding
         assert_is_tree(found)
+
+
+def test_a_flipped_bit_far_into_a_large_array_is_noticed(cache: Cache):
+    cache.store("k", {"a": np.zeros(2 * CHUNK + 5, np.uint8)})
+    with entry_of(cache).open("r+b") as file:
+        file.seek(-70, os.SEEK_END)
+        file.write(b"\1")
+    assert cache.load("k") is None
 
 
 @pytest.mark.parametrize("length", [0, 1, 20, 56, 100, -1])

@@ -33,9 +33,7 @@ Threads = Annotated[int, typer.Option("--threads", help="0: all cores this proce
 Resize = Annotated[bool, typer.Option("--resize", help="Fit pictures to the input's size.")]
 
 
-def compile_model(
-    model: tilth.Model, shapes: Any, device: str, threads: int, cache: bool = True
-) -> tilth.Executable:
+def compile_model(model: tilth.Model, shapes: Any, device: str, threads: int) -> tilth.Executable:
     """Compile with the current stage shown on stderr, and a line on what it took."""
     spinner = err.status("compiling") if err.is_terminal else nullcontext()
     with spinner as status:
@@ -44,9 +42,7 @@ def compile_model(
             if status is not None:
                 status.update(f"{model.name}: {stage}")
 
-        executable = model.compile(
-            device=device, threads=threads, shapes=shapes, cache=cache, progress=show
-        )
+        executable = model.compile(device=device, threads=threads, shapes=shapes, progress=show)
     report = executable.report
     how = "loaded from the cache" if report.from_cache else "compiled"
     err.print(f"{model.name} {how} in {report.compile_seconds:.2f} s", style="dim")

@@ -88,7 +88,8 @@ def _from_picture(port: Port, path: Path, resize: bool) -> np.ndarray:
 def _picture_layout(port: Port) -> tuple[int, int | None, int | str, int | str]:
     """Channels, the axis they are on (None: there is none), height and width of a picture input."""
     shape = port.shape or ()
-    dims = shape[1:] if len(shape) == 4 and shape[0] in (1, str(shape[0])) else shape
+    batched = len(shape) == 4 and (shape[0] == 1 or isinstance(shape[0], str))
+    dims = shape[1:] if batched else shape
     if len(dims) == 2:
         return 1, None, dims[0], dims[1]
     if len(dims) == 3 and dims[0] in _PILLOW_MODES:

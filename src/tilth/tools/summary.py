@@ -12,7 +12,7 @@ from tilth.interface import free_symbols
 from tilth.ir.cost import graph_flops
 from tilth.ir.errors import TilthError
 from tilth.model import Model
-from tilth.onnx.registry import supported_ops
+from tilth.onnx.tensors import element_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +61,8 @@ def summarise(model: Model, symbols: dict[str, int] | None = None) -> Summary:
     )
 
 
-def supported_operator_count() -> int:
-    """How many ONNX operators have an importer of their own."""
-    return len(supported_ops())
-
-
 def _weight_size(tensor: Any) -> tuple[int, int]:
     """Elements and bytes of an initialiser, from its declaration alone."""
-    from tilth.onnx.tensors import element_type
-
     count = math.prod(tensor.dims)
     return count, count * element_type(tensor.data_type, f"'{tensor.name}'").nbytes
 
