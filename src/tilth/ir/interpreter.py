@@ -48,9 +48,10 @@ def evaluate(node: Node, arrays: Sequence[Array]) -> list[Array]:
         return interpret(decomposition(node), arrays)
     with np.errstate(all="ignore"):
         results = rule(*arrays, **node.attrs)
-    results = list(results) if isinstance(results, tuple) else [results]
-    _check_results(node, results)
-    return results
+    results = results if isinstance(results, tuple) else (results,)
+    arrays = [np.asarray(r) for r in results]  # NumPy gives scalars for rank 0
+    _check_results(node, arrays)
+    return arrays
 
 
 def decomposition(node: Node) -> Graph:
@@ -93,7 +94,7 @@ def _in_order(graph: Graph, inputs: Sequence[Array] | Mapping[str, Array]) -> li
     return arrays
 
 
-def _has_type(array: Any, type_: Type) -> bool:
+def _has_type(array: Array, type_: Type) -> bool:
     return (
         isinstance(type_, TensorType)
         and array.dtype == type_.dtype.numpy
@@ -105,6 +106,6 @@ def _check_results(node: Node, results: list[Array]) -> None:
     if len(results) != len(node.types):
         raise VerifyError(f"{node!r} gave {len(results)} results")
     for result, type_ in zip(results, node.types, strict=True):
-        if not isinstance(result, np.ndarray) or not _has_type(result, type_):
-            shown = getattr(result, "dtype", type(result).__name__), getattr(result, "shape", "")
-            raise VerifyError(f"{node!r} gave {shown[0]}{shown[1]} instead of {type_}")
+        if not _has_type(result, type_):
+            shown = f"{result.dtype}{list(result.shape)}"
+            raise VerifyError(f"{node!r} gave {shown} instead of {type_}")
