@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tilth.onnx.load import Port
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-_PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_PILLOW_MODES = {1: "L", 3: "RGB"}
 
 
 def random_feeds(inputs: Sequence[Port], shapes: Mapping[str, Shape], seed: int = 0) -> Any:
@@ -96,7 +96,7 @@ def _picture_layout(port: Port) -> tuple[int, int | None, int | str, int | str]:
         return int(dims[0]), len(shape) - 3, dims[1], dims[2]
     if len(dims) == 3 and dims[2] in _PILLOW_MODES:
         return int(dims[2]), len(shape) - 1, dims[0], dims[1]
-    raise InputError(f"input {port} is no single picture (NCHW or NHWC with 1, 3 or 4 channels)")
+    raise InputError(f"input {port} is no single picture (NCHW or NHWC with 1 or 3 channels)")
 
 
 def _extent(dim: int | str, found: int) -> int:
