@@ -234,7 +234,7 @@ def test_a_bug_is_told_in_one_line_too(tilth, model, monkeypatch):
 
 
 def test_the_installed_command_shows_no_traceback(tmp_path: Path):
-    command = [sys.executable, "-c", "from tilth.cli import main; main()", "run", "no-such.onnx"]
+    command = [sys.executable, "-m", "tilth", "run", "no-such.onnx"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr == "error: cannot read 'no-such.onnx': No such file or directory\n"
@@ -242,6 +242,6 @@ def test_the_installed_command_shows_no_traceback(tmp_path: Path):
 
 def test_the_traceback_can_be_asked_for(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TILTH_DEBUG", "1")
-    command = [sys.executable, "-c", "from tilth.cli import main; main()", "run", "no-such.onnx"]
+    command = [sys.executable, "-m", "tilth", "run", "no-such.onnx"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert "Traceback" in run.stderr
