@@ -89,7 +89,7 @@ def compare(
         return
     finite = expected[np.isfinite(expected)].astype(np.float64)
     scale = max(1.0, float(np.abs(finite).max(initial=0)))
-    limit = tolerance or TOLERANCE[dtype.name]
+    limit = tolerance or TOLERANCE.get(dtype.name, 0)
     np.testing.assert_allclose(
         actual.astype(np.float64), expected.astype(np.float64), rtol=limit, atol=limit * scale
     )

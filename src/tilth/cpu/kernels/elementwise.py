@@ -20,6 +20,7 @@ from tilth.cpu.kernels.space import (
     Space,
     Split,
     advance,
+    as_bits,
     body_key,
     kernel_emitter,
     maskable,
@@ -41,19 +42,16 @@ def lower(
     threads: int,
 ) -> Kernel:
     """A kernel for a fusion of kind `elementwise`."""
+    if body.outputs == body.inputs:  # a copy moves bytes, whatever they mean
+        operands, results = as_bits(operands), as_bits(results)
     require_dtypes((*operands, *results))
-    space = space_of(results[0].shape, (*operands, *results))
-    first_result = space.accesses[len(operands)]
-    order = sorted(range(len(space.dims)), key=lambda i: -abs(first_result.strides[i]))
-    space = space.permuted(order).merged()
-    cut = split(space.dims, threads) if space.size else Split((1,), 0, 1)
+    space = storage_order(space_of(results[0].shape, (*operands, *results)), len(operands))
+    cut = split(space.dims, threads)
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, len(space.accesses))
         *_, begin, end, _step = e.args
-        with e.loop(begin, end) as item:
-            at, count = cut.enter(e, item, pointers, space.accesses)
-            _Nest(e, body, space, len(operands)).walk(cut.axis, at, count)
+        emit_items(e, body, space, cut, pointers, begin, end)
         return e.finish()
 
     nodes = sum(n.op != "constant" for n in body.nodes)
@@ -61,19 +59,42 @@ def lower(
         name="elementwise",
         key=("elementwise", body_key(body), space, cut),
         emit=emit,
-        items=cut.items if space.size else 0,
+        items=cut.items,
         flops=nodes * space.size,
         bytes=touched_bytes((*operands, *results)),
         algorithm="vector loop",
     )
 
 
+def storage_order(space: Space, lead: int) -> Space:
+    """The space walked along the memory of access `lead`, dimensions merged where possible."""
+    strides = space.accesses[lead].strides
+    return space.permuted(sorted(range(len(strides)), key=lambda i: -abs(strides[i]))).merged()
+
+
+def emit_items(
+    e: Emitter,
+    body: Graph,
+    space: Space,
+    cut: Split,
+    pointers: Sequence[Val],
+    begin: Val,
+    end: Val,
+) -> None:
+    """Work items [begin, end) of an elementwise body: operands are the space's first accesses."""
+    nest = _Nest(e, body, space)
+    with e.loop(begin, end) as item:
+        at, count = cut.enter(e, item, pointers, space.accesses)
+        nest.walk(cut.axis, at, count)
+
+
 class _Nest:
     """The loops inside one work item."""
 
-    def __init__(self, e: Emitter, body: Graph, space: Space, n_operands: int):
+    def __init__(self, e: Emitter, body: Graph, space: Space):
         self.e, self.body, self.space = e, body, space
-        self.reads, self.writes = space.accesses[:n_operands], space.accesses[n_operands:]
+        self.reads = space.accesses[: len(body.inputs)]
+        self.writes = space.accesses[len(body.inputs) :]
 
     def walk(self, axis: int, pointers: Sequence[Val], count: int | Val) -> None:
         """Loop over `count` steps of dims[axis] and everything inside."""

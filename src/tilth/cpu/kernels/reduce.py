@@ -75,7 +75,7 @@ def lower(
         name="reduce",
         key=("reduce", body_key(body), space, cut),
         emit=emit,
-        items=cut.items if inner.size else 0,
+        items=cut.items,
         flops=sum(n.op != "constant" for n in body.nodes) * space.size,
         bytes=touched_bytes((*operands, *results)),
         algorithm="vectors of results",

@@ -85,7 +85,7 @@ def lower(
         name="row",
         key=("row", body_key(body), space, cut),
         emit=emit,
-        items=cut.items if math.prod(space.dims[:n_rows]) else 0,
+        items=cut.items,
         flops=sum(n.op != "constant" for n in body.nodes) * space.size,
         bytes=touched_bytes((*operands, *results)),
         scratch=len(scratch) * _scratch_stride(length),

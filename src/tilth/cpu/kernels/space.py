@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from tilth.cpu.access import address, broadcast_strides, memory_type
 from tilth.cpu.emit import I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Operand
+from tilth.ir import types
+from tilth.ir.errors import CompileError
 from tilth.ir.graph import Graph
 from tilth.ir.types import DType, Shape
 
@@ -140,6 +142,8 @@ def split(dims: Shape, threads: int, step: int = 64, least: int = 1024, most: in
     An item has `least` to `most` elements; pieces of the innermost dimension are multiples of
     `step`, so that threads do not share cache lines.
     """
+    if math.prod(dims) == 0:
+        return Split((0,), 0, 1)
     grain = min(max(math.prod(dims) // (4 * threads), least), most)
     axis, inner = 0, math.prod(dims[1:])
     while inner > grain:
@@ -270,6 +274,24 @@ def touched_bytes(views: Iterable[Operand]) -> int:
         distinct = (d for d, s in zip(view.shape, view.strides, strict=True) if s)
         total += math.prod(distinct) * view.dtype.nbytes
     return total
+
+
+def as_bits(views: Sequence[Operand]) -> tuple[Operand, ...]:
+    """The same views as unsigned integers of their width, for kernels that only move elements.
+
+    Raises CompileError for elements wider than a machine word.
+    """
+    return tuple(replace(v, dtype=bits_of(v.dtype)) for v in views)
+
+
+def bits_of(dtype: DType) -> DType:
+    """The unsigned integer as wide as an element in memory."""
+    if dtype.nbytes not in _WORDS:
+        raise CompileError(f"no machine type for {dtype}, which takes {dtype.nbytes} bytes")
+    return _WORDS[dtype.nbytes]
+
+
+_WORDS = {1: types.u8, 2: types.u16, 4: types.u32, 8: types.u64}
 
 
 def require_dtypes(views: Iterable[Operand]) -> None:

@@ -98,7 +98,7 @@ def lower(
         name="depthwise" if window.kind == "dot" else "pool",
         key=("window", body_key(body), space, window, pixels),
         emit=emit,
-        items=pixels.items if space.size else 0,
+        items=pixels.items,
         flops=space.size * (per_tap * window.taps + len(body.nodes) - 1),
         bytes=touched_bytes((*operands, *results)),
         algorithm=f"{'x'.join(str(s) for s in window.sizes if s > 1) or 1} window",

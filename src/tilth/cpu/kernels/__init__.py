@@ -1,0 +1,66 @@
+"""The kernel families, and which of them computes what.
+
+`FUSION_KINDS` lowers fusions, `OPS` lowers single nodes; `unsupported` says beforehand why a node
+has no kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tilth.cpu.expression import is_elementwise, unsupported_dtype
+from tilth.cpu.kernel import Kernel
+from tilth.cpu.kernels import contraction, elementwise, gather, movement, reduce, row, window
+from tilth.cpu.kernels.movement import lower_pad_halo
+from tilth.cpu.kernels.space import bits_of
+from tilth.ir.errors import CompileError
+from tilth.ir.graph import Node
+from tilth.ir.types import TensorType
+
+__all__ = ["COMPOSITES", "FUSION_KINDS", "OPS", "Lower", "lower_pad_halo", "unsupported"]
+
+Lower = Callable[..., Kernel]
+
+FUSION_KINDS: dict[str, Lower] = {
+    "elementwise": elementwise.lower,
+    "row": row.lower,
+    "reduce": reduce.lower,
+    "window": window.lower,
+    "contraction": contraction.lower,
+}
+
+OPS: dict[str, Lower] = {
+    "pad": movement.lower_pad,
+    "dynamic_slice": movement.lower_dynamic_slice,
+    "dynamic_update_slice": movement.lower_dynamic_update_slice,
+    "gather": gather.lower_gather,
+    "scatter": gather.lower_scatter,
+}
+
+# composites that have a kernel of their own and are not taken apart
+COMPOSITES: frozenset[str] = frozenset()
+
+_VIEWS = frozenset({"reshape", "transpose", "broadcast_in_dim", "slice", "reverse", "concatenate"})
+_MOVES = _VIEWS | {"constant", "pad", "gather", "dynamic_slice", "dynamic_update_slice"}
+_FUSED = frozenset({"reduce", "reduce_window", "convolution", "dot_general", "fusion"})
+
+
+def unsupported(node: Node) -> str | None:
+    """Why no kernel computes this node (asked before fusion); None if one does."""
+    types = (*(v.type for v in node.inputs), *node.types)
+    if not all(isinstance(t, TensorType) and t.is_static for t in types):
+        return f"{node.op} of {', '.join(map(str, types))} is not of static tensors"
+    if node.op in _MOVES:
+        return _unmovable(node)
+    if not (is_elementwise(node.op) or node.op in _FUSED or node.op in OPS):
+        return f"no kernel for {node.op}"
+    return unsupported_dtype(node)
+
+
+def _unmovable(node: Node) -> str | None:
+    try:
+        for type_ in (*(v.tensor for v in node.inputs), *node.types):
+            bits_of(type_.dtype)  # type: ignore[union-attr]
+    except CompileError as e:
+        return str(e)
+    return None
