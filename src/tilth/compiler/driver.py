@@ -14,6 +14,8 @@ from tilth.compiler.log import LogEntry
 from tilth.compiler.pipeline import run_shared, run_target
 from tilth.compiler.place import Placement, Region, place
 from tilth.ir.graph import Graph, Node, Value
+from tilth.ir.interpreter import decomposition
+from tilth.ir.ops import DECOMPOSE
 from tilth.runtime.devices import parse_device
 from tilth.runtime.executable import Executable
 from tilth.runtime.feeds import Port
@@ -70,7 +72,12 @@ def compile_graph(
 
 
 def _unsupported(node: Node, device: str) -> str | None:
-    return target(parse_device(device).kind).unsupported(node)
+    """Why `device` cannot run a node; a composite it does not lower is asked about in parts."""
+    found = target(parse_device(device).kind)
+    if node.op not in DECOMPOSE or node.op in found.traits.composites:
+        return found.unsupported(node)
+    parts = (_unsupported(part, device) for part in decomposition(node).nodes)
+    return next((why for why in parts if why is not None), None)
 
 
 def _compile_region(
