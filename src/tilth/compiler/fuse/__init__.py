@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from tilth.compiler.fuse.build import build_fusions
 from tilth.compiler.fuse.clusters import Cluster, find_clusters
 from tilth.compiler.log import LogEntry
-from tilth.ir.graph import Graph, Node
+from tilth.ir.graph import Graph
 
 _MOVEMENT = frozenset({"reshape", "transpose", "slice", "broadcast_in_dim", "reverse"})
 
@@ -23,12 +23,8 @@ def fuse(graph: Graph) -> tuple[Graph, list[LogEntry]]:
 
 
 def _made(cluster: Cluster) -> LogEntry:
-    names = tuple(dict.fromkeys(n.name for n in _in_order(cluster) if n.name))
+    names = tuple(dict.fromkeys(node.name for node in cluster.members if node.name))
     return LogEntry("fuse", "fused", names, f"{len(cluster.members)} ops: {cluster.kind}")
-
-
-def _in_order(cluster: Cluster) -> list[Node]:
-    return [n for n in Graph((), cluster.root.outputs).nodes if n in cluster.members]
 
 
 def _missed(graph: Graph, clusters: Sequence[Cluster]) -> Iterator[LogEntry]:

@@ -41,14 +41,17 @@ class _Builder:
         self._operands: list[Value] = []
         self._parameters: list[Value] = []
         self._by_operand: dict[tuple[Value, Shape], Value] = {}
-        self._inside: dict[Value, Value] = {}
+        self._inside: dict[Value, Value] = {}  # values of members -> values of the body
 
     def fusion(self) -> Value:
         """The value that replaces the root's."""
         root = self.cluster.root
         if self.cluster.hero is not None:
             self._hero(self.cluster.hero)
-        result = self._value(root.outputs[0])
+        for node in self.cluster.members:
+            if node is not self.cluster.hero:
+                self._inside[node.outputs[0]] = self._member(node)
+        result = self._inside[root.outputs[0]]
         if self.space.axes and result.shape == self.space.kept != self.space.full:
             result = as_shape(result, self.space.reduced)
         body = Graph(tuple(self._parameters), (result,), name=self.cluster.kind)
@@ -72,24 +75,6 @@ class _Builder:
         self._operands.append(operand)
         self._parameters.append(parameter)
         return parameter
-
-    def _value(self, old: Value) -> Value:
-        """The canonical equivalent, inside the body, of a value of a member (iterative walk)."""
-        stack = [old.node]
-        while stack:
-            node = stack[-1]
-            waiting = [
-                v.node
-                for v in node.inputs
-                if v.node in self.cluster.members and v not in self._inside
-            ]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            stack.pop()
-            if node.outputs[0] not in self._inside:
-                self._inside[node.outputs[0]] = self._member(node)
-        return self._inside[old]
 
     def _member(self, node: Node) -> Value:
         if node.op == "reduce":

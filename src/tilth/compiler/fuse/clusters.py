@@ -8,7 +8,7 @@ epilogue is free there), then reductions, then what is left of the elementwise o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tilth.compiler.match import is_elementwise
@@ -16,7 +16,7 @@ from tilth.compiler.reshapes import only_ones_differ
 from tilth.ir.graph import Graph, Node
 from tilth.ir.types import Shape
 
-# How far a cluster looks ahead, in nodes; more than any known block needs, and keeps it linear.
+# How far a cluster reaches, in nodes; more than any known block needs, and keeps kernels small.
 _REACH = 128
 
 
@@ -45,13 +45,16 @@ class Space:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes that become one `fusion` of `kind`; `root` gives its result."""
+    """Nodes that become one `fusion`, in topological order; the last, `root`, gives its result."""
 
     kind: str
-    root: Node
-    members: frozenset[Node]
+    members: tuple[Node, ...]
     space: Space
     hero: Node | None = None
+
+    @property
+    def root(self) -> Node:
+        return self.members[-1]
 
 
 def find_clusters(graph: Graph) -> list[Cluster]:
@@ -99,10 +102,7 @@ class _Finder:
         def fits(node: Node) -> bool:
             return is_elementwise(node) and node.outputs[0].shape == space.full
 
-        for root in reversed([hero, *self._ahead(hero, fits)]):
-            members = self._closed(root, lambda n: n is hero or fits(n), reaching=hero)
-            if hero in members:
-                return self._take(Cluster(kind, root, members, space, hero))
+        self._take(kind, self._closing_runs(hero, fits)[-1], space, hero)
 
     def grow_reduction(self, reduce: Node) -> None:
         """The reduction with the elementwise ops around it, and others over the same axes."""
@@ -117,12 +117,11 @@ class _Finder:
             same_domain = _domain(node, space) == _source_domain(user, space)
             return _lines_up(node, user) and (kind == "row" or same_domain)
 
-        for root in reversed([reduce, *self._ahead(reduce, fits)]):
-            if _is_alignment(root):
-                continue
+        roots = [run[-1] for run in self._closing_runs(reduce, fits)]
+        for root in reversed([root for root in roots if not _is_alignment(root)]):
             members = self._closed(root, fits, may_feed)
             if reduce in members and (kind == "row" or _domain(root, space) == "reduced"):
-                return self._take(Cluster(kind, root, self._without_edges(members), space))
+                return self._take(kind, self._without_edges(members), space)
 
     def grow_elementwise(self, root: Node) -> None:
         space = Space(root.outputs[0].shape)
@@ -130,79 +129,69 @@ class _Finder:
         def fits(node: Node) -> bool:
             return is_elementwise(node) and node.outputs[0].shape == space.full
 
-        self._take(Cluster("elementwise", root, self._closed(root, fits), space))
+        members = self._closed(root, fits, lambda node, user: True)
+        self._take("elementwise", members, space)
 
-    def _take(self, cluster: Cluster) -> None:
-        self._taken |= cluster.members
-        self.clusters.append(cluster)
+    def _take(
+        self, kind: str, members: Iterable[Node], space: Space, hero: Node | None = None
+    ) -> None:
+        ordered = tuple(sorted(members, key=self._position.__getitem__))
+        self._taken.update(ordered)
+        self.clusters.append(Cluster(kind, ordered, space, hero))
 
-    def _ahead(self, start: Node, fits: Callable[[Node], bool]) -> list[Node]:
-        """Free fitting nodes that `start` reaches through such nodes, in topological order."""
-        found, frontier = {start}, [start]
-        while frontier and len(found) < _REACH:
-            for user in self._users(frontier.pop(0)):
-                if user not in found and self.is_free(user) and fits(user):
-                    found.add(user)
-                    frontier.append(user)
-        return sorted(found - {start}, key=self._position.__getitem__)
+    def _closing_runs(self, start: Node, fits: Callable[[Node], bool]) -> list[list[Node]]:
+        """All closed runs of free fitting nodes that depend on `start`, shortest first.
+
+        A run is closed at its last node when no other value of the run is read outside it.
+        """
+        run, runs = [start], [[start]]
+        outside = set(self._users(start))  # nodes that read the run and are not in it
+        while len(run) < _REACH and run[-1] not in self._results:
+            candidates = [n for n in outside if self.is_free(n) and fits(n)]
+            if not candidates:
+                break
+            node = min(candidates, key=self._position.__getitem__)
+            outside.remove(node)
+            run.append(node)
+            if not outside:
+                runs.append(list(run))
+            outside.update(self._users(node))
+        return runs
 
     def _closed(
-        self,
-        root: Node,
-        fits: Callable[[Node], bool],
-        may_feed: Callable[[Node, Node], bool] = lambda node, user: True,
-        reaching: Node | None = None,
-    ) -> frozenset[Node]:
-        """The largest closed cluster of free fitting nodes with this root.
-
-        With `reaching`, only nodes that depend on that node are taken.
-        """
+        self, root: Node, fits: Callable[[Node], bool], may_feed: Callable[[Node, Node], bool]
+    ) -> set[Node]:
+        """The largest closed cluster of free fitting nodes with this root."""
         members = {root}
-        for node in self._before(root, fits, reaching):
+        for node in self._before(root, fits):
             users = self._users(node)
             inside = node not in self._results and all(user in members for user in users)
             if inside and all(may_feed(node, user) for user in users):
                 members.add(node)
-        return frozenset(members)
+        return members
 
-    def _before(
-        self, root: Node, fits: Callable[[Node], bool], reaching: Node | None
-    ) -> Iterable[Node]:
+    def _before(self, root: Node, fits: Callable[[Node], bool]) -> list[Node]:
         """Free fitting nodes that `root` depends on through such nodes, users first."""
         seen, stack = {root}, [root]
-        while stack:
+        while stack and len(seen) < _REACH:
             for value in stack.pop().inputs:
                 node = value.node
                 known = node in seen or node not in self._position
                 if not known and self.is_free(node) and fits(node):
                     seen.add(node)
                     stack.append(node)
-        ordered = sorted(seen, key=self._position.__getitem__)
-        if reaching is not None:
-            depends = {reaching}
-            depends.update(_depending(ordered, depends))
-            ordered = [node for node in ordered if node in depends]
-        return reversed([node for node in ordered if node is not root])
+        return sorted(seen - {root}, key=self._position.__getitem__, reverse=True)
 
-    def _without_edges(self, members: frozenset[Node]) -> frozenset[Node]:
+    def _without_edges(self, members: set[Node]) -> set[Node]:
         """Reshapes and broadcasts of what comes from outside stay outside."""
         kept = set(members)
         for node in sorted(members, key=self._position.__getitem__):
             if _is_alignment(node) and node.inputs[0].node not in kept:
                 kept.remove(node)
-        return frozenset(kept)
+        return kept
 
     def _users(self, node: Node) -> list[Node]:
         return [user for value in node.outputs for user in self.graph.users[value]]
-
-
-def _depending(ordered: Iterable[Node], on: set[Node]) -> Iterator[Node]:
-    """The nodes, among those given in topological order, that read one of `on` or each other."""
-    reached = set(on)
-    for node in ordered:
-        if any(v.node in reached for v in node.inputs):
-            reached.add(node)
-            yield node
 
 
 def _is_alignment(node: Node) -> bool:
