@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from tilth.ir.graph import Value, make_constant
-from tilth.ir.ops.checks import broadcast_shapes
 from tilth.ir.ops.table import op
 from tilth.ir.types import DType, Shape, f32
 
@@ -45,12 +44,6 @@ def broadcast_to(x: Value, shape: Shape) -> Value:
         return x
     offset = len(shape) - len(x.shape)
     return op.broadcast_in_dim(x, shape=shape, dims=tuple(range(offset, len(shape))))
-
-
-def broadcast_together(*xs: Value) -> tuple[Value, ...]:
-    """Operands broadcast like NumPy to their common shape."""
-    shape = broadcast_shapes(*(x.shape for x in xs))
-    return tuple(broadcast_to(x, shape) for x in xs)
 
 
 def align(vector: Value, axis: int, rank: int) -> Value:
