@@ -32,9 +32,9 @@ format: $(VENV)/.test ## format and fix what ruff can fix
 check-models: $(VENV)/.bench ## MODELS=folder: every model right and one compiled region
 	$(BIN)/python benchmarks/models.py --check $(MODELS)
 
-bench: $(VENV)/.bench ## MODELS=folder: time models and kernels next to the rivals
+bench: $(VENV)/.bench ## MODELS=folder: time models and operators next to the rivals
 	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/models.json
-	$(BIN)/python benchmarks/kernels.py --json benchmarks/results/kernels.json
+	$(BIN)/python benchmarks/operators.py --json benchmarks/results/operators.json
 
 readme: $(VENV)/.demo ## write the demo's output and the speed table into README
 	$(BIN)/python benchmarks/readme.py

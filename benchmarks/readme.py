@@ -2,8 +2,8 @@
 
 usage: readme.py [demo] [speed]      (default: both)
 
-The demo is run afresh; the table comes from `results/models.json` and `results/kernels.json`, as
-`models.py` and `kernels.py` left them. Each part stands between `<!-- NAME:begin -->` and
+The demo is run afresh; the table comes from `results/models.json` and `results/operators.json`, as
+`models.py` and `operators.py` left them. Each part stands between `<!-- NAME:begin -->` and
 `<!-- NAME:end -->`. A test holds that the table is the one of the committed results.
 """
 
@@ -32,10 +32,10 @@ def demo() -> str:
 
 
 def speed() -> str:
-    """The speed table, how it was measured, and the best kernels."""
+    """The speed table, how it was measured, and the best operators."""
     models = json.loads((RESULTS / "models.json").read_text())
-    kernels = json.loads((RESULTS / "kernels.json").read_text())
-    return "\n\n".join([_conditions(models), _table(models), _kernels(kernels)])
+    operators = json.loads((RESULTS / "operators.json").read_text())
+    return "\n\n".join([_conditions(models), _table(models), _operators(operators)])
 
 
 def _conditions(models: dict[str, Any]) -> str:
@@ -70,8 +70,8 @@ def _table(models: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _kernels(kernels: dict[str, Any]) -> str:
-    rows = kernels["kernels"]
+def _operators(operators: dict[str, Any]) -> str:
+    rows = operators["operators"]
     shown = [
         max((r for r in rows if r["name"].startswith(kind)), key=lambda r: r["share"])
         for kind in ("GEMM", "convolution 3x3", "convolution 1x1")
@@ -80,8 +80,8 @@ def _kernels(kernels: dict[str, Any]) -> str:
         f"{r['name']}: {r['rate'] / 1e9:.0f} GFLOP/s, {r['share']:.0%}" for r in shown
     )
     return (
-        f"Single kernels next to the FMA peak measured in the same run ("
-        f"{kernels['machine']['threads']} threads): {shares}."
+        f"Single operators next to the FMA peak measured in the same run ("
+        f"{operators['machine']['threads']} threads): {shares}."
     )
 
 
