@@ -1,154 +1,175 @@
-"""How near single kernels come to the arithmetic limit of the chip, all measured in one run.
+"""Single contraction kernels against the machine's FMA peak, measured in the same turns.
 
-usage: kernels.py [--threads 2] [--json FILE]
+    python benchmarks/kernels.py [--isa NAME] [--threads N] [CASE ...]
 
-Each case is an ONNX model of one operator, compiled as any model is; its main kernel's time comes
-from `Executable.profile`. The limit is a loop of fused multiply-adds, run between the cases so
-that both see the same clock. Convolutions are counted as direct ones, so Winograd may pass 100 %.
+Prints GFLOP/s, the share of the peak that a loop of register-only FMAs reaches meanwhile, the time
+to compile, and the plan. One thread runs; `--threads` only changes how the plan splits the work.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import llvmlite.ir as ll
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
-from rich.console import Console
-from rich.table import Table
 
-import tilth
-from machine import describe_machine
-from tilth.cpu.isa import host_isa
-from tilth.cpu.peak import measure_peak
-
-RUNS = 5  # profiled calls per round
-Shape = tuple[int, ...]
+from tilth.cpu.emit import F32, PTR, Emitter, vector
+from tilth.cpu.harness import CompiledKernel, aligned, operand
+from tilth.cpu.isa import ISAS, Isa, host_isa
+from tilth.cpu.jit import LoadedObject, compile_object, new_module
+from tilth.cpu.kernels import contraction
+from tilth.ir.graph import Graph, Value, make_constant, make_input
+from tilth.ir.ops import op
+from tilth.ir.types import TensorType, f32
 
 
 @dataclass(frozen=True)
 class Case:
-    """One operator with a constant weight: `x` and `weight` shapes, floating-point operations."""
+    """A contraction with bias and relu: shapes of the operands and what joins them."""
 
-    name: str
-    op: str
-    x: Shape
-    weight: Shape
-    flops: int
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    hero: Callable[[Value, Value], Value]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A measured case; seconds of the main kernel, rates in FLOP/s."""
-
-    name: str
-    algorithm: str
-    seconds: float
-    rate: float
-    share: float
-
-
-def matmul(m: int, k: int, n: int) -> Case:
-    return Case(f"GEMM {m}x{k}x{n}", "MatMul", (m, k), (k, n), 2 * m * k * n)
-
-
-def convolution(size: int, inputs: int, outputs: int, window: int = 3) -> Case:
-    """Stride 1, padded so that the image keeps its size."""
-    weight = (outputs, inputs, window, window)
-    flops = 2 * size * size * inputs * outputs * window * window
-    name = f"convolution {window}x{window} {size}x{size}x{inputs} to {outputs}"
-    return Case(name, "Conv", (1, inputs, size, size), weight, flops)
-
-
-CASES = (
-    matmul(128, 768, 768),
-    matmul(512, 512, 512),
-    matmul(1024, 1024, 1024),
-    convolution(56, 64, 64),
-    convolution(28, 128, 128),
-    convolution(14, 256, 256),
-    convolution(7, 512, 512),
-    convolution(56, 64, 256, window=1),
-    convolution(14, 1024, 256, window=1),
-)
-
-
-def model_of(case: Case) -> onnx.ModelProto:
-    """The case as an ONNX model: input `x`, output `y`."""
-    weight = np.random.default_rng(0).standard_normal(case.weight, np.float32)
-    pads = [case.weight[-1] // 2] * 4
-    attributes = {"pads": pads} if case.op == "Conv" else {}
-    node = helper.make_node(case.op, ["x", "w"], ["y"], name=case.name, **attributes)
-    float32 = onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        [node],
-        "kernel",
-        [helper.make_tensor_value_info("x", float32, case.x)],
-        [helper.make_tensor_value_info("y", float32, [None] * len(case.x))],
-        [numpy_helper.from_array(weight, "w")],
+def gemm(m: int, k: int, n: int) -> Case:
+    return Case(
+        (m, k), (k, n), lambda x, w: op.dot_general(x, w, lhs_contract=(1,), rhs_contract=(0,))
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def measure(cases: Iterable[Case], threads: int, rounds: int) -> list[Row]:
-    """Profile all cases `rounds` times, the limit before each."""
-    rng = np.random.default_rng(1)
-    prepared = [
-        (
-            case,
-            tilth.load(model_of(case)).compile("cpu", threads, cache=False),
-            {"x": rng.standard_normal(case.x, np.float32)},
+def convolution(size: int, channels: int, filters: int, window: int, stride: int = 1) -> Case:
+    """Square output of `size`; the input is already padded."""
+    padded = (size - 1) * stride + window
+
+    def hero(x: Value, w: Value) -> Value:
+        return op.convolution(
+            x,
+            w,
+            strides=(stride, stride),
+            padding=((0, 0), (0, 0)),
+            lhs_dilation=(1, 1),
+            rhs_dilation=(1, 1),
+            groups=1,
+            layout="channels_last",
         )
-        for case in cases
-    ]
-    seconds: dict[str, list[float]] = {case.name: [] for case, _, _ in prepared}
-    peaks: dict[str, list[float]] = {case.name: [] for case, _, _ in prepared}
-    algorithms: dict[str, str] = {}
-    for _ in range(rounds):
-        for case, executable, feeds in prepared:
-            peaks[case.name].append(measure_peak(host_isa(), threads, runs=3))
-            kernels = executable.profile(feeds, runs=RUNS).kernels
-            main = max(kernels, key=lambda kernel: kernel.flops)
-            seconds[case.name].append(main.seconds)
-            algorithms[case.name] = main.algorithm
-    return [_row(c, algorithms[c.name], seconds[c.name], peaks[c.name]) for c, _, _ in prepared]
+
+    return Case((1, padded, padded, channels), (window, window, channels, filters), hero)
 
 
-def _row(case: Case, algorithm: str, seconds: list[float], peaks: list[float]) -> Row:
-    median = statistics.median(seconds)
-    rate = case.flops / median
-    return Row(case.name, algorithm, median, rate, rate / statistics.median(peaks))
+CASES = {
+    **{f"gemm {n}": gemm(n, n, n) for n in (512, 1024, 2048)},
+    "bert 128x768x768": gemm(128, 768, 768),
+    "bert 128x768x3072": gemm(128, 768, 3072),
+    "bert 128x3072x768": gemm(128, 3072, 768),
+    "3x3 56x56 64": convolution(56, 64, 64, 3),
+    "3x3 28x28 128": convolution(28, 128, 128, 3),
+    "3x3 14x14 256": convolution(14, 256, 256, 3),
+    "3x3 7x7 512": convolution(7, 512, 512, 3),
+    "3x3/2 28x28 128": convolution(28, 128, 128, 3, 2),
+    "7x7/2 112x112 3-64": convolution(112, 3, 64, 7, 2),
+    "1x1 56x56 64-64": convolution(56, 64, 64, 1),
+    "1x1 56x56 64-256": convolution(56, 64, 256, 1),
+    "1x1 56x56 256-64": convolution(56, 256, 64, 1),
+    "1x1 28x28 128-512": convolution(28, 128, 512, 1),
+    "1x1 28x28 512-128": convolution(28, 512, 128, 1),
+    "1x1 14x14 256-1024": convolution(14, 256, 1024, 1),
+    "1x1 14x14 1024-256": convolution(14, 1024, 256, 1),
+    "1x1 7x7 512-2048": convolution(7, 512, 2048, 1),
+    "1x1 7x7 2048-512": convolution(7, 2048, 512, 1),
+    "1x1/2 28x28 256-512": convolution(28, 256, 512, 1, 2),
+    "1x1/2 14x14 512-1024": convolution(14, 512, 1024, 1, 2),
+    "1x1/2 7x7 1024-2048": convolution(7, 1024, 2048, 1, 2),
+    "gemv 2048x1000": gemm(1, 2048, 1000),
+    "gemv 4096x4096": gemm(1, 4096, 4096),
+    "gemm 4x1024x1024": gemm(4, 1024, 1024),
+}
 
 
-def print_table(rows: Iterable[Row], console: Console) -> None:
-    table = Table("kernel", "algorithm", "ms", "GFLOP/s", "of peak")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for row in rows:
-        numbers = (f"{row.seconds * 1e3:.3f}", f"{row.rate / 1e9:.1f}", f"{row.share:.0%}")
-        table.add_row(row.name, row.algorithm, *numbers)
-    console.print(table)
+class Peak:
+    """A loop of FMAs that never touches memory."""
+
+    STEPS, CHAINS, UNROLL = 20_000, 12, 4
+
+    def __init__(self, isa: Isa):
+        module = new_module(isa, "peak")
+        e = Emitter(module, isa, "peak", [PTR])
+        type_ = vector(F32, isa.lanes)
+        x = e.load(e.args[0], type_)
+        chains = [e.var(type_, e.const(type_, 1.0)) for _ in range(self.CHAINS)]
+        with e.loop(0, self.STEPS):
+            for chain in chains * self.UNROLL:
+                e.b.store(e.fma(x, x, e.b.load(chain)), chain)
+        total: ll.Value = e.const(type_, 0.0)
+        for chain in chains:
+            total = e.b.fadd(total, e.b.load(chain))
+        e.store(total, e.args[0])
+        e.finish()
+        self._code = LoadedObject(compile_object(module, isa), ("peak",))
+        self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address("peak"))
+        self._memory = aligned(np.zeros(64, np.float32))
+        self.flops = 2 * isa.lanes * self.STEPS * self.CHAINS * self.UNROLL
+
+    def seconds(self) -> float:
+        start = time.perf_counter()
+        self._call(self._memory.ctypes.data)
+        return time.perf_counter() - start
+
+
+def measure(
+    case: Case, isa: Isa, threads: int, budget: float, plan=None
+) -> tuple[float, float, float, str]:
+    """(GFLOP/s, peak GFLOP/s, seconds to compile, algorithm)."""
+    rng = np.random.default_rng(0)
+    shapes = (case.x, case.w, (1,) * (len(case.x) - 1) + case.w[-1:])
+    arrays = [aligned(rng.standard_normal(s, dtype=np.float32)) for s in shapes]
+    x, w, bias = (
+        make_input(TensorType(f32, a.shape), n) for a, n in zip(arrays, "xwb", strict=True)
+    )
+    zero = make_constant(np.float32(0))
+    y = op.maximum(op.add(case.hero(x, w), bias), zero)
+    result = aligned(np.empty(y.shape, np.float32))
+    operands = tuple(operand(a, constant=i > 0) for i, a in enumerate(arrays))
+    start = time.perf_counter()
+    kernel = contraction.lower(
+        Graph((x, w, bias), (y,)), operands, (operand(result),), isa, threads, plan
+    )
+    compiled, peak = CompiledKernel(kernel, isa), Peak(isa)
+    compile_seconds = time.perf_counter() - start
+    best, best_peak, stop = float("inf"), float("inf"), time.perf_counter() + budget
+    while time.perf_counter() < stop:
+        best = min(best, compiled.seconds(arrays, [result], budget / 8))
+        best_peak = min(best_peak, *(peak.seconds() for _ in range(3)))
+    return (
+        kernel.flops / best / 1e9,
+        peak.flops / best_peak / 1e9,
+        compile_seconds,
+        kernel.algorithm,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Single kernels next to the FMA peak.")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="where to write the results")
-    arguments = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
-    rows = measure(CASES, arguments.threads, arguments.rounds)
-    print_table(rows, Console())
-    if arguments.json:
-        machine = describe_machine(arguments.threads)
-        document = {"machine": machine, "kernels": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", help=f"any of: {', '.join(CASES)}")
+    parser.add_argument("--isa", default="", help=f"host (default) or any of: {', '.join(ISAS)}")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=0.3, help="seconds per case")
+    args = parser.parse_args()
+    isa = ISAS[args.isa] if args.isa else host_isa()
+    print(f"{isa.name}: {isa.lanes} lanes, {isa.registers} registers")
+    for name in args.cases or CASES:
+        rate, peak, compile_seconds, algorithm = measure(
+            CASES[name], isa, args.threads, args.budget
+        )
+        print(
+            f"{name:22s} {rate:7.1f} GFLOP/s {rate / peak:6.1%} of {peak:5.0f}"
+            f"  compile {compile_seconds * 1e3:4.0f} ms  {algorithm}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

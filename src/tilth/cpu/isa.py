@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import llvmlite.binding as llvm
 
@@ -70,4 +72,20 @@ def host_isa() -> Isa:
     else:
         base = ISAS["x86-64-v2"]
     flags = features.flatten() + (",-prefer-256-bit" if base.name == "avx512" else "")
-    return replace(base, triple=triple, cpu=llvm.get_host_cpu_name(), features=flags)
+    base = replace(base, triple=triple, cpu=llvm.get_host_cpu_name(), features=flags)
+    return replace(base, **_host_caches())
+
+
+def _host_caches() -> dict[str, int]:
+    """The data caches of this machine as Linux tells them; nothing where it does not."""
+    found = {}
+    for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        with contextlib.suppress(OSError, ValueError):
+            level, kind = ((cache / name).read_text().strip() for name in ("level", "type"))
+            size = int((cache / "size").read_text().strip().removesuffix("K")) << 10
+            if (level, kind) == ("1", "Data"):
+                ways = int((cache / "ways_of_associativity").read_text())
+                found |= {"l1": size, "l1_ways": ways}
+            elif level == "2":
+                found["l2"] = size
+    return found

@@ -19,6 +19,7 @@ from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_parts import Parts
+from tilth.cpu.kernels.microkernel import LINE, UNROLL
 from tilth.cpu.kernels.packing import copy_run
 from tilth.cpu.kernels.space import decode, kernel_emitter
 from tilth.cpu.kernels.tiles import Cover
@@ -230,13 +231,14 @@ class _Nest:
             number = e.b.add(
                 e.b.mul(e.b.sub(i, e.i64(heights[0])), I64(across)), e.b.sub(j, e.i64(widths[0]))
             )
+            tile = number
             if self.plan.depth_outside:
                 earlier = e.b.mul(e.b.sub(panel, e.i64(first_panel)), I64(g.block_tiles))
                 number = e.b.add(number, earlier)
             if g.slots <= 1:
                 number = I64(0)
             slot = step(e, self.scratch, number, g.slot)
-            self._tile(pointers, slot, i, j, block, vectors, last)
+            self._tile(pointers, slot, tile, i, j, block, vectors, last)
 
     def _at_panel(self, pointers: list[Val], panel: Val) -> list[Val]:
         lanes, width = self.shape.lanes, self.plan.tiling.panels.width
@@ -249,7 +251,15 @@ class _Nest:
         return moved
 
     def _tile(
-        self, pointers: list[Val], slot: Val, i: Val, j: Val, block: Val, vectors: int, last: bool
+        self,
+        pointers: list[Val],
+        slot: Val,
+        number: Val,
+        i: Val,
+        j: Val,
+        block: Val,
+        vectors: int,
+        last: bool,
     ) -> None:
         """Call the micro-kernel for tile (i, j): one of at most two sizes along each extent."""
         e, g, tiling = self.e, self.g, self.plan.tiling
@@ -257,10 +267,12 @@ class _Nest:
         moved = [self._rows(p, tensor, h, w) for tensor, p in enumerate(pointers)]
         high, wide = g.row_strides
         moved[LHS] = step(e, step(e, pointers[LHS], h, high), w, wide)
+        ahead = [self._ahead(pointers[RHS], number, vectors)] if self.plan.fetch_ahead else []
 
         def call(th: int, tw: int) -> None:
             micro = self.parts.microkernel(th, tw, vectors, last)
-            e.b.call(micro, [moved[LHS], moved[RHS], slot, *moved[RESULT:], *self._flags(block)])
+            flags = [*self._flags(block), *ahead]
+            e.b.call(micro, [moved[LHS], moved[RHS], slot, *moved[RESULT:], *flags])
             if self.plan.deferred:
                 finish = self.parts.finish(th, tw, vectors, last)
                 if g.depth_blocks == 1:
@@ -273,6 +285,15 @@ class _Nest:
         self._by_size(
             tiling.height, i, lambda th: self._by_size(tiling.width, j, lambda tw: call(th, tw))
         )
+
+    def _ahead(self, rhs: Val, tile: Val, vectors: int) -> Val:
+        """What tile `tile` of a block fetches ahead: its share of the next block of weights."""
+        e, g = self.e, self.g
+        depth = math.prod(t.size for t in g.inner_taps) * g.chunk
+        stride = depth * vectors * g.unit
+        if self.plan.depth_outside:
+            stride = self.shape.form.depth * self.plan.tiling.panels.width * g.unit
+        return step(e, e.offset(rhs, stride), tile, depth // UNROLL * LINE)
 
     def _flags(self, block: Val) -> list[Val]:
         if self.g.depth_blocks == 1:

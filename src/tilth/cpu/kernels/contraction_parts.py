@@ -31,7 +31,7 @@ class Parts:
         self._tensors = 1 + len(g.shape.form.extras)
 
     def microkernel(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
-        """f(lhs, rhs, slot, result, extras...[, depth block[, trips]])."""
+        """f(lhs, rhs, slot, result, extras...[, depth block[, trips]][, ahead])."""
         key = ("tile", th, tw, vectors, last)
         if key not in self._made:
             self._made[key] = self._emit_microkernel(th, tw, vectors, last)
@@ -85,16 +85,17 @@ class Parts:
 
     def _emit_microkernel(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
         g, blocked = self.g, self.g.depth_blocks > 1
-        flags = [I64] * (blocked + (blocked and g.uneven))
+        flags = [I64] * (blocked + (blocked and g.uneven)) + [PTR] * g.plan.fetch_ahead
         e = self._function("tile", (th, tw, vectors), [PTR] * (3 + self._tensors) + flags)
         lhs, rhs, slot = e.args[:3]
         tensors = list(e.args[3 : 3 + self._tensors])
         block = e.args[3 + self._tensors] if blocked else None
-        trips = e.args[-1] if blocked and g.uneven else g.chunk
+        trips = e.args[4 + self._tensors] if blocked and g.uneven else g.chunk
+        ahead = [e.args[-1]] if g.plan.fetch_ahead else []
         accs = self._initial(e, slot, th * tw * vectors, block)
         if g.shape.form.depth:
             left, right, taps, inner = self._streams(th, tw, vectors, last)
-            accs = accumulate(e, left, right, (lhs, rhs), taps, inner, trips, accs)
+            accs = accumulate(e, left, right, [lhs, rhs, *ahead], taps, inner, trips, accs)
         if g.plan.deferred or blocked:
             unfinished = e.fn.append_basic_block("unfinished")
             if g.plan.deferred:

@@ -14,9 +14,12 @@ from typing import Literal
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernels import tiles
 from tilth.cpu.kernels.contraction_form import LHS, RHS, Contraction, Loop
-from tilth.cpu.kernels.tiles import Tiling
+from tilth.cpu.kernels.tiles import Cover, Tiling
 
 Rhs = Literal["packed", "direct", "copied"]
+_LINE, _PAGE = 64, 4096
+_CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be copied
+_BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
 _HEAVY_EPILOGUE = 12  # elementwise nodes beyond which an epilogue becomes a loop of its own
 
 
@@ -28,7 +31,8 @@ class Plan:
     are first copied side by side (against cache conflicts). The depth is cut into `tap_loops`
     leading loops times `chunk` of the innermost one; partial sums wait in scratch. `depth_outside`
     puts the loop over depth blocks outside that over panels. `deferred` runs the epilogue as a
-    loop over finished tiles.
+    loop over finished tiles. `fetch_ahead` brings the next block of packed weights into L2 while
+    this one is used.
     """
 
     tiling: Tiling
@@ -41,6 +45,7 @@ class Plan:
     panel_blocks: int = 1
     panels_first: bool = False  # work items run over all panel blocks of a row block first
     deferred: bool = False
+    fetch_ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,34 +106,52 @@ def shape_of(form: Contraction, isa: Isa) -> Shape:
 
 def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     """A good plan, from shapes and cache sizes alone."""
-    form = shape.form
-    tiling = tiles.choose(isa, shape.height.size, shape.width.size, shape.vectors, form.depth)
-    plan = Plan(tiling, _rhs_mode(shape, rhs_is_constant))
+    form, height, width = shape.form, shape.height.size, shape.width.size
+    tiling = tiles.choose(
+        *(isa, height, width, shape.vectors, form.depth),
+        lambda t: _CONFLICT_COST if _conflicts(shape, t, isa) else 1.0,
+    )
+    one_tile = tiling.height.count * tiling.width.count == 1  # panels are used only once
+    chunk, tap_loops = (0, 0) if one_tile else _depth_block(shape, tiling, isa)
+    depth_outside = bool(chunk) and _too_deep(shape, isa)
+    rhs = _rhs_mode(shape, tiling, rhs_is_constant, isa)
+    weights = form.depth * shape.vectors * shape.lanes * form.rhs_dtype.nbytes
+    row_blocks, panel_blocks = _cache_blocks(shape, tiling, chunk if depth_outside else 0, rhs, isa)
+    row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, threads)
     epilogue = sum(n.op != "constant" for n in form.body.nodes) - 1
-    chunk, tap_loops = _depth_block(shape, tiling, isa)
-    rows, panels = _blocks(shape, plan, isa, threads)
     return Plan(
         tiling,
-        plan.rhs,
-        copy_lhs=_conflicts(shape, tiling, isa),
+        rhs,
+        copy_lhs=_conflicts(shape, tiling, isa) and tiling.panels.count >= 4,
         tap_loops=tap_loops,
         chunk=chunk,
-        row_blocks=rows,
-        panel_blocks=panels,
+        depth_outside=depth_outside,
+        row_blocks=row_blocks,
+        panel_blocks=panel_blocks,
+        panels_first=panel_blocks % threads == 0,
         deferred=epilogue > _HEAVY_EPILOGUE,
+        fetch_ahead=rhs_is_constant and weights > isa.l2 // 2 and not one_tile,
     )
 
 
-def _rhs_mode(shape: Shape, constant: bool) -> Rhs:
+def _rhs_mode(shape: Shape, tiling: Tiling, constant: bool, isa: Isa) -> Rhs:
+    """Pack weights ahead; pack at run time what cannot be read well, if it is read often enough."""
     if constant:
         return "packed"
-    return "direct" if shape.columns.strides[RHS] == 1 else "copied"
+    if shape.columns.strides[RHS] != 1:
+        return "copied"
+    pitch = abs(shape.inner.strides[RHS]) * shape.form.rhs_dtype.nbytes
+    bad = pitch % _PAGE == 0 or pitch * shape.form.depth > isa.l2 // 2
+    return "copied" if bad and tiling.height.count * tiling.width.count >= 4 else "direct"
 
 
 def _depth_block(shape: Shape, tiling: Tiling, isa: Isa) -> tuple[int, int]:
-    """(chunk, tap_loops) so that a panel's block of the right operand stays in L1."""
+    """(chunk, tap_loops) so that a panel's block of the right operand stays near L1.
+
+    It may be a little larger: reading it from L2 is cheaper than more rounds of partial sums.
+    """
     per_unit = tiling.panels.width * shape.lanes * shape.form.accumulator.nbytes
-    budget = max(32, isa.l1 * 3 // 4 // per_unit)
+    budget = max(32, isa.l1 * 5 // 4 // per_unit)
     if shape.form.depth <= budget * 3 // 2:
         return 0, 0
     inner = shape.inner.size
@@ -142,31 +165,65 @@ def _depth_block(shape: Shape, tiling: Tiling, isa: Isa) -> tuple[int, int]:
     return 0, loops
 
 
+def _too_deep(shape: Shape, isa: Isa) -> bool:
+    """Would all rows, or plenty of them, overflow L2 at full depth?"""
+    rows = min(shape.rows, 128)
+    return not shape.taps and rows * shape.form.depth * shape.form.lhs_dtype.nbytes > isa.l2 // 2
+
+
 def _conflicts(shape: Shape, tiling: Tiling, isa: Isa) -> bool:
     """Do the rows of a tile compete for the same few lines of L1?"""
-    if shape.inner.strides[LHS] != 1 or tiling.panels.count < 4:
+    if shape.inner.strides[LHS] != 1:
         return False
     nbytes = shape.form.lhs_dtype.nbytes
-    sets = isa.l1 // isa.l1_ways // 64
+    sets = isa.l1 // isa.l1_ways // _LINE
     used: dict[int, int] = {}
     for h in range(tiling.height.size):
         for w in range(tiling.width.size):
             at = (h * shape.height.strides[LHS] + w * shape.width.strides[LHS]) * nbytes
-            used[at // 64 % sets] = used.get(at // 64 % sets, 0) + 1
-    return max(used.values()) > isa.l1_ways * 3 // 4
+            used[at // _LINE % sets] = used.get(at // _LINE % sets, 0) + 1
+    return max(used.values()) > isa.l1_ways * 2 // 3
 
 
-def _blocks(shape: Shape, plan: Plan, isa: Isa, threads: int) -> tuple[int, int]:
-    """(row_blocks, panel_blocks)."""
-    tiling = plan.tiling
-    nbytes = shape.form.lhs_dtype.nbytes
-    cut = tiling.height if shape.height.size > 1 else tiling.width
-    left = shape.rows * shape.form.depth * nbytes
-    row_blocks = min(cut.count, max(1, math.ceil(left / (isa.l2 // 2))))
+def _cut(shape: Shape, tiling: Tiling) -> Cover:
+    """The row tiles that blocks divide among themselves."""
+    return tiling.height if shape.height.size > 1 else tiling.width
+
+
+def _cache_blocks(shape: Shape, tiling: Tiling, chunk: int, rhs: Rhs, isa: Isa) -> tuple[int, int]:
+    """(row_blocks, panel_blocks) so that a block's rows, and packed panels, take half of L2."""
+    form, size = shape.form, shape.form.lhs_dtype.nbytes
+    if rhs == "copied":
+        packed = form.depth * shape.columns.size * form.rhs_dtype.nbytes
+        return 1, min(tiling.panels.count, max(1, math.ceil(packed / (isa.l2 // 2))))
+    if chunk:  # a chunk of each row, and its sums
+        touched = shape.rows * (chunk * size + shape.columns.size * form.accumulator.nbytes)
+    else:  # windows overlap: what their rows span, if that is less
+        span = max(lp.size * abs(lp.strides[LHS]) for lp in (shape.height, shape.width))
+        touched = min(shape.rows * form.depth, max(span, shape.rows)) * size
+    return min(_cut(shape, tiling).count, max(1, math.ceil(touched / (isa.l2 // 2)))), 1
+
+
+def _share(
+    shape: Shape, tiling: Tiling, row_blocks: int, panel_blocks: int, threads: int
+) -> tuple[int, int]:
+    """More blocks, so that threads get equal shares: of rows, or of panels if that is cheaper.
+
+    Sharing rows means that each thread reads all of the right operand, and the reverse.
+    """
     outer = math.prod(loop.size for loop in shape.outer)
-    while row_blocks * outer % threads and row_blocks < cut.count:
-        row_blocks += 1
-    panel_blocks = 1
-    if row_blocks * outer % threads:
-        panel_blocks = min(threads, tiling.panels.count)
-    return row_blocks, panel_blocks
+    if outer % threads == 0 or row_blocks % threads == 0:
+        return row_blocks, panel_blocks
+    form, tiles_high, panels = shape.form, _cut(shape, tiling).count, tiling.panels.count
+    lhs = shape.rows * form.depth * form.lhs_dtype.nbytes
+    rhs = shape.columns.size * form.depth * form.rhs_dtype.nbytes
+    compute = shape.rows * form.depth * shape.vectors / 2
+
+    def cycles(share: float, lhs_bytes: float, rhs_bytes: float) -> float:
+        return share * compute + (lhs_bytes + rhs_bytes) / _BYTES_PER_CYCLE
+
+    by_rows = -(-tiles_high // threads) / tiles_high
+    by_panels = -(-panels // threads) / panels
+    if cycles(by_rows, lhs * by_rows, rhs) <= cycles(by_panels, lhs, rhs * by_panels):
+        return min(tiles_high, -(-row_blocks // threads) * threads), panel_blocks
+    return row_blocks, min(panels, -(-panel_blocks // threads) * threads)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import llvmlite.ir as ll
 
 from tilth.cpu.access import load
-from tilth.cpu.emit import I64, Emitter, Val
+from tilth.cpu.emit import I32, I64, PTR, VOID, Emitter, Val
 from tilth.cpu.expression import convert
 from tilth.ir.types import DType
 
 UNROLL = 4
+LINE = 64  # bytes fetched ahead per unrolled step
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def accumulate(
     e: Emitter,
     lhs: Stream,
     rhs: Stream,
-    pointers: tuple[Val, Val],
+    pointers: Sequence[Val],
     taps: Sequence[Depth],
     inner: Depth,
     trips: int | Val,
@@ -55,37 +56,51 @@ def accumulate(
 ) -> list[Val]:
     """`accumulators` (rows x vectors) plus the products of `taps` x the first `trips` of `inner`.
 
+    `pointers` are of the two operands and, optionally, of memory to bring into L2 on the way.
     `trips` may be known only at run time; it is then positive.
     """
     if taps:
         tap, *rest = taps
 
         def one_tap(values: list[Val]) -> list[Val]:
-            a, b, *accs = values
-            accs = accumulate(e, lhs, rhs, (a, b), rest, inner, trips, accs)
-            return [e.offset(a, tap.lhs), e.offset(b, tap.rhs), *accs]
+            a, b, *others = values[: len(pointers)]
+            accs = values[len(pointers) :]
+            accs = accumulate(e, lhs, rhs, values[: len(pointers)], rest, inner, trips, accs)
+            others = [e.offset(p, inner.size // UNROLL * LINE) for p in others]
+            return [e.offset(a, tap.lhs), e.offset(b, tap.rhs), *others, *accs]
 
-        return repeat(e, tap.size, [*pointers, *accumulators], one_tap)[2:]
+        return repeat(e, tap.size, [*pointers, *accumulators], one_tap)[len(pointers) :]
 
     def steps(count: int) -> Callable[[list[Val]], list[Val]]:
         def body(values: list[Val]) -> list[Val]:
-            a, b, *accs = values
+            a, b, *others = values[: len(pointers)]
+            accs = values[len(pointers) :]
+            if count == UNROLL:
+                others = [_prefetch(e, p) for p in others]
             for k in range(count):
                 accs = _step(
                     e, lhs, rhs, e.offset(a, k * inner.lhs), e.offset(b, k * inner.rhs), accs
                 )
-            return [e.offset(a, count * inner.lhs), e.offset(b, count * inner.rhs), *accs]
+            moved = [e.offset(a, count * inner.lhs), e.offset(b, count * inner.rhs)]
+            return [*moved, *others, *accs]
 
         return body
 
     values = [*pointers, *accumulators]
     if isinstance(trips, int):
         values = repeat(e, trips // UNROLL, values, steps(UNROLL))
-        return steps(trips % UNROLL)(values)[2:]
+        return steps(trips % UNROLL)(values)[len(pointers) :]
     values = repeat(e, e.b.lshr(trips, I64(2)), values, steps(UNROLL))
     if inner.size % UNROLL:
         values = repeat(e, e.b.and_(trips, I64(UNROLL - 1)), values, steps(1))
-    return values[2:]
+    return values[len(pointers) :]
+
+
+def _prefetch(e: Emitter, pointer: Val) -> Val:
+    """Bring a cache line into L2; gives the pointer to the next one. Never faults."""
+    fn = e.declare("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
+    e.b.call(fn, [pointer, I32(0), I32(2), I32(1)])
+    return e.offset(pointer, LINE)
 
 
 def _step(e: Emitter, lhs: Stream, rhs: Stream, a: Val, b: Val, accs: list[Val]) -> list[Val]:

@@ -9,14 +9,16 @@ de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008, for the nam
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tilth.cpu.isa import Isa
 
-_FMA_LATENCY = 4  # cycles, on all cores we know of
-_PORTS = 2  # FMAs and, separately, loads a core starts per cycle
-_ISSUE = 5  # instructions a core starts per cycle
+# Cycles per unit of depth, fitted to measurements of tiles whose operands lie in L1.
+_FMAS = 2  # a core starts per cycle
+_LOADS = 1.6  # a core starts per cycle, sustained
+_BROADCAST, _VECTOR = 0.1, 0.3  # cycles a load costs beside its FMAs (vectors come from L2)
+_CHAIN = 4.8  # an FMA's latency (4), and some slack for the scheduler
 _TILE_OVERHEAD = 24  # cycles to call a micro-kernel and to fill and drain its pipeline
 
 
@@ -83,10 +85,9 @@ class Tiling:
 
 def cycles(isa: Isa, rows: int, vectors: int) -> float:
     """Estimated cycles of a rows x vectors micro-kernel per unit of depth."""
-    folded = isa.broadcast_operand and vectors == 1
     loads = rows + vectors
-    issued = rows * vectors + vectors + (0 if folded else rows)
-    return max(rows * vectors / _PORTS, loads / _PORTS, issued / _ISSUE, _FMA_LATENCY)
+    compute = rows * vectors / _FMAS + rows * _BROADCAST + vectors * _VECTOR
+    return max(compute, loads / _LOADS, _CHAIN)
 
 
 def fits(isa: Isa, rows: int, vectors: int) -> bool:
@@ -94,9 +95,20 @@ def fits(isa: Isa, rows: int, vectors: int) -> bool:
     return rows * vectors + vectors + 1 <= isa.registers
 
 
-def choose(isa: Isa, height: int, width: int, vectors: int, depth: int) -> Tiling:
-    """The tiling with the fewest estimated cycles for one (height x width) x vectors result."""
-    return min(candidates(isa, height, width, vectors), key=lambda t: cost(isa, t, depth))
+def choose(
+    isa: Isa,
+    height: int,
+    width: int,
+    vectors: int,
+    depth: int,
+    penalty: Callable[[Tiling], float] = lambda tiling: 1.0,
+) -> Tiling:
+    """The tiling with the fewest estimated cycles for one (height x width) x vectors result.
+
+    `penalty` is a factor for what shapes alone do not show.
+    """
+    every = candidates(isa, height, width, vectors)
+    return min(every, key=lambda t: cost(isa, t, depth) * penalty(t))
 
 
 def candidates(isa: Isa, height: int, width: int, vectors: int) -> Iterator[Tiling]:
@@ -122,5 +134,5 @@ def cost(isa: Isa, tiling: Tiling, depth: int) -> float:
     for (th, nh), (tw, nw), (nv, np_) in itertools.product(*(s.items() for s in sizes)):
         total += nh * nw * np_ * (depth * cycles(isa, th * tw, nv) + _TILE_OVERHEAD)
         kinds += 1
-    # wide panels read less of the left operand; few kinds compile faster
-    return total * (1 + 0.004 * kinds - 0.002 * min(tiling.panels.width, 3))
+    # few kinds compile faster; neighbours along the width overlap or lie side by side
+    return total * (1 + 0.004 * kinds + 0.002 * tiling.height.size)
