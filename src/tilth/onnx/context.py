@@ -11,6 +11,7 @@ import numpy as np
 from tilth.ir.errors import ModelError, UnsupportedError
 from tilth.ir.graph import Value, toposort
 from tilth.onnx.check import free_names, node_label
+from tilth.onnx.sequences import SequenceValue
 from tilth.onnx.tensors import sparse_array, tensor_array
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class NodeContext:
         """Outer values that the sub-graphs in these attributes read; constants need no capture."""
         names = dict.fromkeys(n for a in attributes for n in free_names(self.attr(a)))
         values = {n: self.scope.lookup(n) for n in names}
+        if any(isinstance(v, SequenceValue) for v in values.values()):
+            raise UnsupportedError(f"{self.label}: a sequence used inside a sub-graph")
         return {n: v for n, v in values.items() if v.op != "constant"}
 
     def body(

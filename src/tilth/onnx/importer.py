@@ -54,6 +54,7 @@ def import_graph(
     model = load_model(model)
     resolver = Resolver(model)
     resolver.require_supported()
+    _require_tensors(model)
     bound = bind_shapes(model.inputs, shapes or {})
     inputs = {p.name: make_input(TensorType(p.dtype, bound[p.name]), p.name) for p in model.inputs}
     known = {name: make_constant(array, name) for name, array in (values or {}).items()}
@@ -63,7 +64,7 @@ def import_graph(
     scope = Scope({**inputs, **known}, model.opsets or {"": 1})
     outputs = _Importer(model, resolver).graph_body(model.proto.graph, scope)
     for port, value in zip(model.outputs, outputs, strict=True):
-        if not isinstance(value.type, TensorType) or value.type.dtype != port.dtype:
+        if not isinstance(value, Value) or value.tensor.dtype != port.dtype:
             raise ModelError(f"output '{port.name}' is declared as {port} but is {value.type}")
     names = tuple(p.name for p in model.outputs)
     return Graph(tuple(inputs.values()), tuple(outputs), names, model.proto.graph.name or "main")
@@ -77,8 +78,6 @@ def bind_shapes(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> d
     symbols: dict[str, tuple[int, str]] = {}
     bound = {}
     for port in ports:
-        if port.container or port.dtype is None or port.dtype.kind == "string":
-            raise UnsupportedError(f"input {port} cannot be compiled; only tensors of numbers can")
         declared = port.shape
         given = tuple(shapes[port.name]) if port.name in shapes else declared
         if given is None or not all(isinstance(d, int) for d in given):
@@ -97,6 +96,14 @@ def bind_shapes(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> d
                 raise InputError(f"{where}: got {size}, but '{dim}' is {first} at {place}")
         bound[port.name] = given
     return bound
+
+
+def _require_tensors(model: OnnxModel) -> None:
+    """The ends of a graph are tensors of numbers: UnsupportedError for anything else."""
+    ends = [("input", p) for p in model.inputs] + [("output", p) for p in model.outputs]
+    for kind, port in ends:
+        if port.container or port.dtype is None or port.dtype.kind == "string":
+            raise UnsupportedError(f"{kind} {port}: only tensors of numbers can be compiled")
 
 
 @dataclass(frozen=True)
@@ -242,7 +249,7 @@ def _is_small(value: Value) -> bool:
 
 
 def _is_small_constant(value: Value | None) -> bool:
-    return value is None or (value.op == "constant" and _is_small(value))
+    return value is None or (_is_small(value) and value.op == "constant")
 
 
 def _with_attributes(node: Any, attributes: Mapping[str, Any]) -> Any:

@@ -77,6 +77,8 @@ def loop(
 
 def _counted_body(cx: NodeContext, carried: Sequence[Value]) -> Graph | None:
     """The body over (carried, captures, iteration), or None if it is no plain counted loop."""
+    if not all(isinstance(v, Value) for v in carried):
+        return None
     captures = cx.captures("body")
     step = make_input(scalar(0, i64).type, "iteration")
     state, inner = _inputs_like(carried, "carried"), _inner(captures)

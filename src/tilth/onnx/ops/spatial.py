@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 
@@ -141,23 +142,23 @@ def grid_sample(cx: NodeContext, x: Value, grid: Value) -> Value:
 
 
 def _interpolated(
-    x: Value, places: Sequence[Value], padding: str, align: bool, cubic: bool
+    x: Value, places: Sequence[Value], padding: str, align: bool, cubic: bool = False
 ) -> Value:
     """The weighted sum over the surrounding pixels, 2 or 4 along each axis."""
+    return reduce(op.add, _weighted_pixels(x, places, padding, align, cubic))
+
+
+def _weighted_pixels(
+    x: Value, places: Sequence[Value], padding: str, align: bool, cubic: bool = False
+) -> Iterator[Value]:
     floors = [op.floor(p) for p in places]
     ratios = [op.subtract(p, f) for p, f in zip(places, floors, strict=True)]
     offsets = (-1, 0, 1, 2) if cubic else (0, 1)
     weights = [_cubic_weights(r) if cubic else _linear_weights(r) for r in ratios]
-    total = None
     for corner in itertools.product(range(len(offsets)), repeat=len(places)):
         points = [op.add(f, scalar(offsets[i], f)) for f, i in zip(floors, corner, strict=True)]
-        weight = weights[0][corner[0]]
-        for axis, i in enumerate(corner[1:], 1):
-            weight = op.multiply(weight, weights[axis][i])
-        term = op.multiply(_read(x, points, padding, align), expand_dims(weight, (1,)))
-        total = term if total is None else op.add(total, term)
-    assert total is not None
-    return total
+        weight = reduce(op.multiply, [w[i] for w, i in zip(weights, corner, strict=True)])
+        yield op.multiply(_read(x, points, padding, align), expand_dims(weight, (1,)))
 
 
 def _linear_weights(ratio: Value) -> list[Value]:
@@ -206,7 +207,7 @@ def deform_conv(
         shift = as_shape(slice_axis(offset, 2, axis, axis + 1), (batch * moved, taps, *out))
         places.append(op.add(shift, as_dtype(ints(base), x.tensor.dtype)))
     image = as_shape(x, (batch * moved, channels // moved, *x.shape[2:]))
-    columns = _interpolated(image, places, "zeros", align=True, cubic=False)
+    columns = _interpolated(image, places, "zeros", align=True)
     if mask is not None:
         columns = op.multiply(columns, as_shape(mask, (batch * moved, 1, taps, *out)))
     per = channels // groups
@@ -278,10 +279,12 @@ def _pooled_samples(
     ratio: int,
 ) -> Value:
     """`ratio` x `ratio` samples per cell reduced to one; samples outside the image count as 0."""
-    cells = (*images.shape[:2], out[0], ratio, out[1], ratio)
-    if cx.attr("mode", "avg") == "avg":
-        values = _interpolated(images, places, "border", align=True, cubic=False)
-        values = op.select(expand_dims(live, (1,)), values, scalar(0, values))
-        total = op.reduce(as_shape(values, cells), kind="sum", axes=(3, 5))
-        return op.divide(total, scalar(ratio * ratio, total))
-    raise UnsupportedError(f"{cx.label}: mode 'max'")
+    maximum = cx.attr("mode", "avg") == "max"
+    pixels = _weighted_pixels(images, places, "border", align=True)
+    # The operator's maximum is over the weighted pixels, not over their sums.
+    values = reduce(op.maximum if maximum else op.add, pixels)
+    values = op.select(expand_dims(live, (1,)), values, scalar(0, values))
+    cells = as_shape(values, (*images.shape[:2], out[0], ratio, out[1], ratio))
+    if maximum:
+        return op.reduce(cells, kind="max", axes=(3, 5))
+    return op.divide(op.reduce(cells, kind="sum", axes=(3, 5)), scalar(ratio * ratio, cells))
