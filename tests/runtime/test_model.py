@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import timeit
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -259,3 +260,10 @@ def test_the_graph_of_a_model_can_be_seen():
 def test_what_is_no_model_is_refused(source: object):
     with pytest.raises(tilth.ModelError):
         tilth.load(source)
+
+
+def test_a_call_of_a_model_costs_little_besides_the_kernel():
+    model, feeds = tilth.load(dense_model()), {"x": np.ones((1, 4), np.float32)}
+    model(feeds)
+    rows = [timeit.timeit(lambda: model(feeds), number=2000) / 2000 for _ in range(5)]
+    assert min(rows) < 30e-6
