@@ -181,6 +181,41 @@ def test_scatter_writes_windows():
     np.testing.assert_array_equal(result, x)
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("assign", 3), ("add", 16), ("max", 10)])
+def test_a_scalar_is_gathered_from_and_scattered_to(kind, expected):
+    x, nowhere = np.float32(10), np.zeros((3, 0), np.int32)
+    gathered = run(
+        lambda x, i: op.gather(
+            x,
+            i,
+            offset_dims=(),
+            collapsed_slice_dims=(),
+            start_index_map=(),
+            slice_sizes=(),
+            index_vector_dim=1,
+        ),
+        x,
+        nowhere,
+    )
+    np.testing.assert_array_equal(gathered, [10, 10, 10])
+    scattered = run(
+        lambda x, i, u: op.scatter(
+            x,
+            i,
+            u,
+            update_window_dims=(),
+            inserted_window_dims=(),
+            scatter_dims_to_operand_dims=(),
+            kind=kind,
+            index_vector_dim=1,
+        ),
+        x,
+        nowhere,
+        np.array([1, 2, 3], np.float32),
+    )
+    assert scattered == expected
+
+
 @given(st.lists(st.integers(1, 4), max_size=3), st.data())
 @settings(max_examples=50)
 def test_dynamic_slices_clamp_their_start(shape, data):

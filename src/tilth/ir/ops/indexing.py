@@ -159,14 +159,12 @@ def _(
     clamped = [
         np.clip(s, 0, dim - size) for s, dim, size in zip(starts, x.shape, slice_sizes, strict=True)
     ]
-    dropped = collapsed_slice_dims + operand_batching_dims
-    result = x[tuple(_grid(clamped, slice_sizes, dropped))] if x.ndim else x
-    rank = len(without(range(indices.ndim), (index_vector_dim,)))
-    shape = np.broadcast_shapes(*(s.shape for s in starts)) if starts else ()
+    grid = _grid(clamped, slice_sizes, collapsed_slice_dims + operand_batching_dims)
+    result = np.asarray(x[tuple(grid)])
+    # axes of the batch have size 1 where no start depends on them
     batch = without(indices.shape, (index_vector_dim,))
-    if shape != batch:  # no run-time position: every batch element reads the same slice
-        result = np.broadcast_to(result, batch + result.shape[rank:])
-    return np.moveaxis(result, range(rank, result.ndim), offset_dims)
+    result = np.broadcast_to(result, batch + result.shape[len(batch) :])
+    return np.moveaxis(result, range(len(batch), result.ndim), offset_dims)
 
 
 primitive("scatter", "x with updates written at run-time positions (StableHLO)", "indexing")
@@ -245,26 +243,16 @@ def _(
     sizes = tuple(1 if axis in dropped else next(window_sizes) for axis in range(x.ndim))
     rank = updates.ndim - len(update_window_dims)
     values = np.moveaxis(updates, update_window_dims, range(rank, updates.ndim))
-    grid = [np.broadcast_to(g, values.shape) for g in _grid(starts, sizes, dropped)]
-    inside = np.ones(values.shape, bool)
-    for index, dim in zip(grid, x.shape, strict=True):
+    inside, position = np.ones(values.shape, bool), np.zeros(values.shape, np.int64)
+    for index, dim in zip(_grid(starts, sizes, dropped), x.shape, strict=True):
         inside &= (index >= 0) & (index < dim)
-    where = tuple(index[inside] for index in grid)
-    result = widen(x).copy()
+        position = position * dim + index
+    flat = widen(x).flatten()
     if kind == "assign":
-        if x.ndim:
-            result[where] = widen(values)[inside]
-        elif values.size:
-            result[()] = widen(values).reshape(-1)[-1]
+        flat[position[inside]] = widen(values)[inside]
     else:
-        _SCATTER[kind].at(result, where if x.ndim else (), _folded(kind, values, inside, x.ndim))
-    return narrow(result, x.dtype)
-
-
-def _folded(kind: str, values: Array, inside: Array, rank: int) -> Array:
-    """The updates to apply; a rank-0 target takes them combined into one."""
-    kept = widen(values)[inside]
-    return kept if rank else _SCATTER[kind].reduce(kept)
+        _SCATTER[kind].at(flat, position[inside], widen(values)[inside])
+    return narrow(flat.reshape(x.shape), x.dtype)
 
 
 primitive("dynamic_slice", "a slice whose start is given at run time (clamped)", "indexing")

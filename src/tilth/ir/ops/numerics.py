@@ -101,7 +101,7 @@ def convert(x: Array, dtype: np.dtype) -> Array:
 
 def _saturate(x: Array, dtype: np.dtype) -> Array:
     low, high = limits(dtype)
-    whole = np.trunc(np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
+    whole = np.trunc(np.where(np.isnan(x), 0.0, x.astype(np.float64)))
     inside = (whole >= low) & (whole < float(high) + 1.0)
     safe = np.where(inside, whole, 0.0)
     exact = safe.astype(np.uint64 if low == 0 else np.int64)
