@@ -117,6 +117,11 @@ class Graph:
             names = tuple(f"output{i}" for i in range(len(self.outputs)))
             object.__setattr__(self, "output_names", names)
 
+    def __repr__(self) -> str:
+        inputs = ", ".join(str(v.type) for v in self.inputs)
+        outputs = ", ".join(str(v.type) for v in self.outputs)
+        return f"<graph {self.name}({inputs}) -> ({outputs})>"
+
     @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(v.node.name for v in self.inputs)
