@@ -88,6 +88,17 @@ def test_shifts_and_division_by_a_constant_fold_too():
     assert scaled(value) == ["dot_general", "add"]
 
 
+def test_chain_of_scales_and_shifts_becomes_one_of_each():
+    y = op.add(op.multiply(tensor(1, 8, 4, 4), weights(8, 1, 1)), weights(8, 1, 1))
+    y = op.subtract(op.divide(y, weights(1, 8, 1, 1)), weights(8, 1, 1))
+    assert scaled(op.tanh(y)) == ["multiply", "add", "tanh"]
+
+
+def test_scale_and_shift_of_other_shapes_are_not_blown_up():
+    y = op.multiply(op.multiply(tensor(8, 4), weights(8, 1)), weights(4))
+    assert scaled(y) == ["multiply", "multiply"]
+
+
 def test_scale_per_position_stays():
     y = convolution(tensor(1, 4, 6, 6))
     assert scaled(op.multiply(y, weights(4, 4))) == ["convolution", "multiply"]

@@ -84,6 +84,13 @@ def test_square_becomes_a_product():
     assert simplified(op.power(x, number(2))) == ["multiply"]
 
 
+@pytest.mark.parametrize("exponent", [0.5, -0.5, 0.75, -0.75])
+def test_power_of_a_positive_value_becomes_roots(exponent):
+    positive = op.add(op.multiply(x, x), number(0.1))
+    assert "power" not in simplified(op.power(positive, number(exponent)))
+    assert simplified(op.power(op.abs(x), number(exponent))) == ["abs", "power"]
+
+
 def test_narrowing_conversion_is_kept():
     narrow = op.convert(op.convert(x, dtype=f16), dtype=f32)
     assert simplified(narrow) == ["convert", "convert"]

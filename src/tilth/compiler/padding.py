@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilth.compiler.match import is_constant, rebuild, splat_of
-from tilth.ir.graph import Node, Value, constant_of, make_constant
+from tilth.compiler.match import rebuild
+from tilth.compiler.ranges import is_non_negative
+from tilth.ir.graph import Node, Value, make_constant
 from tilth.ir.ops.numerics import identity
 from tilth.ir.ops.table import op
 from tilth.ir.rewrite import Rule
@@ -63,30 +64,6 @@ def _zero_is_neutral(node: Node) -> bool:
         )
     )
     return narrow and set(attrs["base_dilation"]) <= {1} and is_non_negative(node.inputs[0])
-
-
-def is_non_negative(value: Value) -> bool:
-    """Whether no element can be below zero (NaN aside); follows the ops that keep that."""
-    node = value.node
-    match node.op:
-        case "constant":
-            array = constant_of(value)
-            return array is not None and array.dtype != object and bool((array >= 0).all())
-        case "maximum":
-            return any(is_non_negative(v) for v in node.inputs if is_constant(v))
-        case "clamp":
-            low = splat_of(node.inputs[0])
-            return low is not None and bool(low >= 0)
-        case "abs" | "exponential" | "logistic" | "relu":
-            return True
-        case "reshape" | "transpose" | "slice" | "reverse" | "broadcast_in_dim":
-            return is_non_negative(node.inputs[0])
-        case "reduce_window":
-            kept = node.attrs["kind"] in ("max", "sum")
-            return kept and is_non_negative(node.inputs[0])
-        case "concatenate":
-            return all(is_non_negative(v) for v in node.inputs)
-    return False
 
 
 RULES = (

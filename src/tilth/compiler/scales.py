@@ -1,100 +1,83 @@
-"""Folding of constant scales and shifts into the contraction before them.
+"""Folding of constant scales and shifts into the linear op before them.
 
 Batch normalisation at inference is a multiplication and an addition per channel. Behind a
 convolution or a dense layer with constant weights, the multiplication goes into the weights and
-the additions become one bias. Results change by rounding only.
+the additions become one bias; chains of constant scales and shifts elsewhere become one of each.
+Results change by rounding only.
 """
 
 from __future__ import annotations
 
+import math
+
 from tilth.compiler.fold import folded
 from tilth.compiler.match import is_constant, rebuild
 from tilth.ir.graph import Node, Value
+from tilth.ir.ops.checks import broadcast_shapes
 from tilth.ir.ops.helpers import as_shape, scalar
 from tilth.ir.ops.table import op
-from tilth.ir.rewrite import Rule, Uses
+from tilth.ir.rewrite import P, Rule, constant, once
 
 
-def scale_into_weights(node: Node, uses: Uses) -> Value | None:
-    """contract(x, w) * s -> contract(x, w * s), for s a scalar or one per output channel."""
-    for y, scale in (node.inputs, node.inputs[::-1]):
-        if is_constant(scale) and _has_constant_weights(y, uses) and _fits(y, scale, node):
-            shape = _along_weights(y.node, scale)
-            if shape is not None:
-                x, weights = y.node.inputs
-                scaled = folded(
-                    op.multiply(weights, as_shape(scale, shape), name=weights.node.name)
-                )
-                return rebuild(y.node, (x, scaled))[0]
-    return None
+def scale_into_linear(node: Node, y: Value, scale: Value) -> Value | None:
+    """contract(x, w) * s -> contract(x, w * s), and (x * a) * s -> x * (a * s)"""
+    if y.shape != node.outputs[0].shape:
+        return None
+    x, factor = y.node.inputs
+    if y.op == "multiply":
+        x, factor = (x, factor) if is_constant(factor) else (factor, x)
+        return op.multiply(x, folded(op.multiply(factor, scale))) if _fits(factor, scale) else None
+    shape = _along_weights(y.node, scale)
+    if shape is None:
+        return None
+    scaled = op.multiply(factor, as_shape(scale, shape), name=factor.node.name)
+    return rebuild(y.node, (x, folded(scaled)))[0]
 
 
-def scale_before_bias(node: Node, uses: Uses) -> Value | None:
-    """(contract(x, w) + b) * s -> contract(x, w) * s + b * s"""
-    for shifted, scale in (node.inputs, node.inputs[::-1]):
-        if not is_constant(scale) or not _fits(shifted, scale, node) or uses(shifted) > 1:
-            continue
-        found = _contraction_and_bias(shifted, uses)
-        if found is not None:
-            y, bias = found
-            if _along_weights(y.node, scale) is not None:
-                scaled = op.multiply(y, scale)
-                return op.add(scaled, folded(op.multiply(bias, scale)))
-    return None
+def scale_before_bias(node: Node, y: Value, bias: Value, scale: Value) -> Value | None:
+    """(y + b) * s -> y * s + b * s, where the scale can go further into y"""
+    if y.shape != node.outputs[0].shape or not _fits(bias, scale):
+        return None
+    if y.op != "multiply" and _along_weights(y.node, scale) is None:
+        return None
+    return op.add(op.multiply(y, scale), folded(op.multiply(bias, scale)))
 
 
-def one_bias(node: Node, uses: Uses) -> Value | None:
-    """(contract(x, w) + b) + c -> contract(x, w) + (b + c)"""
-    for shifted, other in (node.inputs, node.inputs[::-1]):
-        if not is_constant(other) or not _fits(shifted, other, node) or uses(shifted) > 1:
-            continue
-        found = _contraction_and_bias(shifted, uses)
-        if found is not None:
-            y, bias = found
-            return op.add(y, folded(op.add(bias, other)))
-    return None
+def one_bias(node: Node, y: Value, bias: Value, other: Value) -> Value | None:
+    """(y + b) + c -> y + (b + c)"""
+    if y.shape != node.outputs[0].shape or not _fits(bias, other):
+        return None
+    return op.add(y, folded(op.add(bias, other)))
 
 
-def subtraction_as_bias(node: Node, uses: Uses) -> Value | None:
-    """y - c -> y + -c, for y a contraction with or without bias."""
-    y, shift = node.inputs
-    linear = _has_constant_weights(y, uses) or _contraction_and_bias(y, uses) is not None
-    if linear and is_constant(shift) and y.tensor.dtype.is_float:
-        return op.add(y, folded(op.negate(shift)))
-    return None
+def subtraction_as_bias(y: Value, shift: Value) -> Value:
+    """y - c -> y + -c"""
+    return op.add(y, folded(op.negate(shift)))
 
 
-def division_as_scale(node: Node, uses: Uses) -> Value | None:
-    """y / c -> y * (1 / c), for y a contraction with or without bias."""
-    y, divisor = node.inputs
-    linear = _has_constant_weights(y, uses) or _contraction_and_bias(y, uses) is not None
-    if linear and is_constant(divisor) and y.tensor.dtype.is_float:
-        reciprocal = folded(op.divide(scalar(1, divisor), divisor))
-        return op.multiply(y, reciprocal)
-    return None
+def division_as_scale(y: Value, divisor: Value) -> Value:
+    """y / c -> y * (1 / c)"""
+    return op.multiply(y, folded(op.divide(scalar(1, divisor), divisor)))
 
 
-def _has_constant_weights(y: Value, uses: Uses) -> bool:
-    """A float contraction with constant weights that nothing else reads."""
-    if y.op not in ("convolution", "dot_general") or not y.tensor.dtype.is_float:
+def _is_linear(y: Value) -> bool:
+    """Whether y is a float contraction with constant weights, or a product with a constant."""
+    if not y.tensor.dtype.is_float:
         return False
+    if y.op == "multiply":
+        return any(is_constant(v) for v in y.node.inputs)
     if y.op == "dot_general" and y.node.attrs["rhs_batch"]:
         return False
-    return is_constant(y.node.inputs[1]) and uses(y) == 1
+    return y.op in ("convolution", "dot_general") and is_constant(y.node.inputs[1])
 
 
-def _contraction_and_bias(value: Value, uses: Uses) -> tuple[Value, Value] | None:
-    if value.op != "add":
-        return None
-    for y, bias in (value.node.inputs, value.node.inputs[::-1]):
-        if is_constant(bias) and _has_constant_weights(y, uses) and y.shape == value.shape:
-            return y, bias
-    return None
+def _is_affine(y: Value) -> bool:
+    return _is_linear(y) or (y.op == "add" and any(_is_linear(v) for v in y.node.inputs))
 
 
-def _fits(y: Value, constant: Value, node: Node) -> bool:
-    """Whether the constant does not broadcast `y` to something bigger."""
-    return y.shape == node.outputs[0].shape and constant.tensor.rank <= y.tensor.rank
+def _fits(a: Value, b: Value) -> bool:
+    """Whether combining two constants gives nothing bigger than the bigger of them."""
+    return math.prod(broadcast_shapes(a.shape, b.shape)) <= max(a.tensor.size, b.tensor.size)
 
 
 def _along_weights(contraction: Node, scale: Value) -> tuple[int, ...] | None:
@@ -118,10 +101,15 @@ def _along_weights(contraction: Node, scale: Value) -> tuple[int, ...] | None:
     return tuple(size_of.get(d, 1) for d in range(weights.tensor.rank))
 
 
+_ANY = P["multiply", "add", "convolution", "dot_general"]
+_LINEAR = once(_ANY.where(_is_linear).named("y"))
+_AFFINE = _ANY.where(_is_affine).named("y")
+_SHIFTED = once(P.add(_LINEAR, constant("bias")))
+
 RULES = (
-    Rule("scale into weights", ("multiply",), scale_into_weights),
-    Rule("scale before bias", ("multiply",), scale_before_bias),
-    Rule("one bias", ("add",), one_bias),
-    Rule("subtraction as bias", ("subtract",), subtraction_as_bias),
-    Rule("division as scale", ("divide",), division_as_scale),
+    Rule("scale into linear op", P.multiply(_LINEAR, constant("scale")), scale_into_linear),
+    Rule("scale before bias", P.multiply(_SHIFTED, constant("scale")), scale_before_bias),
+    Rule("one bias", P.add(_SHIFTED, constant("other")), one_bias),
+    Rule("subtraction as bias", P.subtract(_AFFINE, constant("shift")), subtraction_as_bias),
+    Rule("division as scale", P.divide(_AFFINE, constant("divisor")), division_as_scale),
 )

@@ -11,10 +11,11 @@ import math
 import numpy as np
 
 from tilth.compiler.match import is_elementwise, rebuild, splat_of
+from tilth.compiler.ranges import is_positive
 from tilth.ir.graph import Node, Value, make_constant
 from tilth.ir.ops.helpers import broadcast_to
 from tilth.ir.ops.table import op
-from tilth.ir.rewrite import COMMUTATIVE, P, Rule, any_, splat
+from tilth.ir.rewrite import COMMUTATIVE, P, Rule, any_, constant, splat
 from tilth.ir.types import DType
 
 x, y = any_("x"), any_("y")
@@ -66,6 +67,25 @@ def absorbing_operand(node: Node) -> Value | None:
 
 def square(node: Node, x: Value) -> Value | None:
     return op.multiply(x, x) if x.shape == node.outputs[0].shape else None
+
+
+def quarter_power(node: Node, x: Value) -> Value | None:
+    """x ** (k / 4) for positive x, by roots: no logarithm and exponential per element."""
+    exponent = splat_of(node.inputs[1])
+    if exponent is None or x.shape != node.outputs[0].shape or not is_positive(x):
+        return None
+    match float(exponent):
+        case 0.5:
+            return op.sqrt(x)
+        case -0.5:
+            return op.rsqrt(x)
+        case 0.75:
+            root = op.sqrt(x)
+            return op.multiply(root, op.sqrt(root))
+        case -0.75:
+            root = op.rsqrt(x)
+            return op.multiply(root, op.sqrt(root))
+    return None
 
 
 def negation(node: Node, x: Value) -> Value | None:
@@ -133,6 +153,7 @@ RULES = (
     Rule("neutral operand", _NEUTRAL, neutral_operand),
     Rule("absorbing operand", ("multiply", "and", "or"), absorbing_operand),
     Rule("x ** 2 -> x * x", P.power(x, splat(2)), square),
+    Rule("power by roots", P.power(x, constant()), quarter_power),
     Rule("x * -1 -> -x", P.multiply(x, splat(-1)), negation),
     Rule("-(-x) -> x", P.negate(P.negate(x)), lambda x: x),
     Rule("not(not(x)) -> x", P.not_(P.not_(x)), lambda x: x),
