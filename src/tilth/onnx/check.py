@@ -59,8 +59,12 @@ def node_reads(node: Any) -> Iterator[str]:
 
 def ordered_nodes(nodes: Sequence[Any]) -> list[Any]:
     """The nodes, producers first, otherwise in the given order. ModelError on a cycle."""
+    return _ordered(nodes, [list(node_reads(node)) for node in nodes])
+
+
+def _ordered(nodes: Sequence[Any], reads: Sequence[Iterable[str]]) -> list[Any]:
     producer = {o: i for i, node in enumerate(nodes) for o in node.output if o}
-    needs = [{producer[n] for n in node_reads(node) if n in producer} for node in nodes]
+    needs = [{producer[n] for n in names if n in producer} for names in reads]
     if all(max(need, default=-1) < i for i, need in enumerate(needs)):
         return list(nodes)
     users: list[list[int]] = [[] for _ in nodes]
@@ -104,32 +108,35 @@ def check_model(proto: Any) -> None:
     _check_graph(proto.graph, (), "the graph", 0)
 
 
-def _check_graph(graph: Any, outer: tuple[set[str], ...], where: str, depth: int) -> None:
+def _check_graph(graph: Any, outer: tuple[set[str], ...], where: str, depth: int) -> list[str]:
+    """Check a graph and all below it; gives the names it reads from outside."""
     if depth > MAX_DEPTH:
         raise ModelError(f"{where}: sub-graphs are nested deeper than {MAX_DEPTH}")
     inputs = [v.name for v in graph.input]
     weights = [t.name for t in graph.initializer]
     weights += [t.values.name for t in graph.sparse_initializer]
     for kind, names in (("input", inputs), ("initialiser", weights)):
+        _check_text(names, where)
         if twice := _duplicate(names):
             raise ModelError(f"{where}: {kind} '{twice}' is defined twice")
     outputs = [v.name for v in graph.output]
     if depth == 0 and (twice := _duplicate(outputs)):
         raise ModelError(f"{where}: output '{twice}' is listed twice")
-    _check_body(graph.node, {*inputs, *weights}, outputs, outer, where, depth)
+    return _check_body(graph.node, {*inputs, *weights}, outputs, outer, where, depth)
 
 
 def _check_body(
     nodes: Sequence[Any],
     defined: set[str],
-    outputs: Iterable[str],
+    outputs: Sequence[str],
     outer: tuple[set[str], ...],
     where: str,
     depth: int,
-) -> None:
+) -> list[str]:
     """One level of nodes: single definitions, no dangling reads, an order; then their bodies."""
     names = set(defined)
     for node in nodes:
+        _check_text((node.op_type, node.domain, node.name, *node.input, *node.output), where)
         for output in node.output:
             if output in names:
                 raise ModelError(f"{where}: {node_label(node)} defines '{output}' a second time")
@@ -140,16 +147,27 @@ def _check_body(
     def known(name: str) -> bool:
         return any(name in scope for scope in visible)
 
-    for node in nodes:
-        for name in node.input:
-            if name and not known(name):
+    reads = [[n for n in node.input if n] for node in nodes]
+    for node, own in zip(nodes, reads, strict=True):
+        for name in own:
+            if not known(name):
                 raise ModelError(f"{where}: {node_label(node)} reads '{name}', which nothing makes")
         for graph in subgraphs(node):
-            _check_graph(graph, visible, f"{node_label(node)}, sub-graph '{graph.name}'", depth + 1)
+            place = f"{node_label(node)}, sub-graph '{graph.name}'"
+            own += _check_graph(graph, visible, place, depth + 1)
     for name in outputs:
         if not known(name):
             raise ModelError(f"{where}: output '{name}' is made by nothing")
-    ordered_nodes(nodes)
+    _ordered(nodes, reads)
+    all_reads = dict.fromkeys([*(n for own in reads for n in own), *outputs])
+    return [n for n in all_reads if n not in names]
+
+
+def _check_text(texts: Iterable[Any], where: str) -> None:
+    """Protobuf hands over as bytes what is not valid UTF-8."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise ModelError(f"{where}: the name {text!r} is not valid UTF-8")
 
 
 def _definitions(graph: Any) -> set[str]:

@@ -110,7 +110,8 @@ class NodeContext:
 
         `captured` replaces outer values by name; without it the sub-graph is placed right here.
         """
-        return self.import_body(self.attr(attribute), self.scope.inner(captured or {}), arguments)
+        inner = self.scope.inner(dict(captured or {}))
+        return self.import_body(self.attr(attribute), inner, arguments)
 
     def _attribute(self, name: str) -> Any:
         return next((a for a in self.node.attribute if a.name == name), None)

@@ -29,8 +29,9 @@ from tilth.onnx.tensors import ELEMENT_TYPES, sparse_array, tensor_array
 
 # Results up to this many elements are computed while importing when all operands are constants.
 _FOLD_LIMIT = 1 << 14
-# Nodes after inlining functions; a model that calls functions from functions can grow without end.
-_NODE_LIMIT = 1_000_000
+# Nodes after inlining functions and unrolling loops: functions that call functions can grow without
+# end. Large language models have some ten thousand nodes.
+_NODE_LIMIT = 100_000
 
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -76,12 +77,13 @@ def bind_shapes(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> d
     if unknown := [n for n in shapes if n not in names]:
         raise InputError(f"the model has no input {unknown[0]!r}; its inputs are {names}")
     symbols: dict[str, tuple[int, str]] = {}
-    bound = {}
+    bound: dict[str, Shape] = {}
     for port in ports:
         declared = port.shape
-        given = tuple(shapes[port.name]) if port.name in shapes else declared
-        if given is None or not all(isinstance(d, int) for d in given):
+        wanted = shapes.get(port.name, declared)
+        if wanted is None or any(isinstance(d, str) for d in wanted):
             raise InputError(f"input {port} has open dimensions; give its shape")
+        given = tuple(int(d) for d in wanted)
         if declared is None:
             declared = given
         if len(declared) != len(given):
@@ -111,15 +113,15 @@ class Scope:
     """Names in sight: the values of one graph or function, and the scope around a sub-graph.
 
     `attributes` are those a function was called with. A function's parameter is None where the
-    caller left it out.
+    caller left it out; a sequence is a SequenceValue.
     """
 
-    values: dict[str, Value | None]
+    values: dict[str, Any]
     opsets: Mapping[str, int]
     parent: Scope | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
-    def lookup(self, name: str) -> Value | None:
+    def lookup(self, name: str) -> Any:
         scope: Scope | None = self
         while scope is not None:
             if name in scope.values:

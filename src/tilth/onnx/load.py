@@ -137,7 +137,7 @@ def _read_file(path: Path) -> bytes:
 
 def _parse(data: bytes, what: str) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not data:
         raise ModelError(f"{what} is empty; expected an ONNX model")

@@ -26,7 +26,7 @@ def as_dtype(x: Value, dtype: DType) -> Value:
     return x if x.tensor.dtype == dtype else op.convert(x, dtype=dtype)
 
 
-def as_shape(x: Value, shape: Shape) -> Value:
+def as_shape(x: Value, shape: Sequence[int]) -> Value:
     """x reshaped, or x itself when it has the shape already."""
     return x if x.shape == tuple(shape) else op.reshape(x, shape=tuple(shape))
 
@@ -37,7 +37,7 @@ def permuted(x: Value, permutation: Sequence[int]) -> Value:
     return x if identity else op.transpose(x, permutation=tuple(permutation))
 
 
-def broadcast_to(x: Value, shape: Shape) -> Value:
+def broadcast_to(x: Value, shape: Sequence[int]) -> Value:
     """x broadcast like NumPy to a shape."""
     shape = tuple(shape)
     if x.shape == shape:

@@ -135,8 +135,9 @@ def _while(
 ) -> list[Value]:
     """A loop whose end depends on data; what it stacks would have no known length."""
     if cx.output_count > len(carried):
-        cx.static(trips if trips is not None else condition, "the number of iterations")
-        cx.static(condition, "the number of iterations")
+        for bound in (trips, condition):
+            if bound is not None:
+                cx.static(bound, "the number of iterations")
     captures = cx.captures("body")
     limit = scalar(2**63 - 1, i64) if trips is None else as_shape(trips, ())
     going = scalar(True, bool_) if condition is None else as_shape(condition, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -259,7 +260,7 @@ def _pad(cx: NodeContext, x: Value, amounts: Sequence[int], value: Value | None)
     return x
 
 
-def _extend(x: Value, axis: int, low: int, high: int, mode: str) -> Value:
+def _extend(x: Value, axis: int, low: int, high: int, mode: Any) -> Value:
     """Pad one axis with copies of its own elements, as slices (reversed where mirrored)."""
     source = np.pad(np.arange(x.shape[axis]), (low, high), mode=mode)
     return concatenate([_run(x, axis, run) for run in _runs(source.tolist())], axis)

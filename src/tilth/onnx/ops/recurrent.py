@@ -93,10 +93,8 @@ def _times(x: Value, w: Value) -> Value:
     return op.dot_general(x, w, lhs_contract=(len(x.shape) - 1,), rhs_contract=(1,))
 
 
-def _part(x: Value | None, direction: int) -> Value | None:
+def _part(x: Value, direction: int) -> Value:
     """One direction of an operand whose dimension 0 is the direction."""
-    if x is None:
-        return None
     return as_shape(slice_axis(x, 0, direction, direction + 1), x.shape[1:])
 
 
@@ -135,7 +133,7 @@ def _run(
             xp=op.add(_times(x, weights), wb),
             r=_part(r, d),
             rb=rb,
-            peepholes=_part(peepholes, d),
+            peepholes=None if peepholes is None else _part(peepholes, d),
             states=tuple(zero if s is None else _part(s, d) for s in states),
             lengths=None if lengths is None else as_dtype(as_shape(lengths, (batch, 1)), i64),
             reverse=direction == "reverse" or d == 1,

@@ -183,9 +183,9 @@ def _cubic(a: float) -> Callable[[Array], Array]:
 
 def _weights(cx: NodeContext, p: Axis, places: Array, kind: str) -> Array:
     """The matrix [out, in]; taps outside the input fall on its edge, or are left out."""
-    kernel, reach = _linear, 1
-    if kind == "cubic":
-        kernel, reach = _cubic(cx.attr("cubic_coeff_a", -0.75)), 2
+    cubic = kind == "cubic"
+    kernel = _cubic(cx.attr("cubic_coeff_a", -0.75)) if cubic else _linear
+    reach = 2 if cubic else 1
     squeeze = min(p.scale, 1.0) if cx.attr("antialias", 0) else 1.0
     taps = 2 * (reach - math.floor(-reach / squeeze) - 1) if squeeze < 1 else 2 * reach
     base = np.ceil(places) - 1
