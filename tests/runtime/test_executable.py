@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -203,16 +205,13 @@ def test_several_python_threads_may_call_at_once(threads: int):
 def test_ten_thousand_calls_leave_memory_flat():
     graph = chain()
     executable, feeds = compiled(graph, "cpu", 2), feeds_for(graph)
-    tracemalloc.start()
     for _ in range(100):
         executable(feeds)
-    before = tracemalloc.get_traced_memory()[0], resident_pages()
+    before = sys.getallocatedblocks(), resident_pages()
     for _ in range(10_000):
         executable(feeds)
-    after = tracemalloc.get_traced_memory()[0], resident_pages()
-    tracemalloc.stop()
-    assert after[0] - before[0] < 20_000
-    assert after[1] - before[1] < 500
+    assert sys.getallocatedblocks() - before[0] < 100
+    assert resident_pages() - before[1] < 1000
 
 
 def resident_pages() -> int:
@@ -250,3 +249,35 @@ def test_a_forked_child_runs_what_its_parent_compiled(device: str):
     child.start()
     child.join(60)
     assert child.exitcode == 0
+
+
+def test_idle_threads_cost_no_processor_time():
+    graph = chain()
+    executable = compiled(graph, "cpu", 2)
+    executable(feeds_for(graph))
+    time.sleep(0.1)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.05
+
+
+BUSY = """
+from tilth.tools.checkup import small_executable
+executable, feeds = small_executable(threads=2)
+print("ready", flush=True)
+while True:
+    executable(feeds)
+"""
+
+
+def test_ctrl_c_ends_a_process_in_the_middle_of_calls():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in err
+    assert process.returncode != 0

@@ -22,6 +22,7 @@ from tilth.runtime.target import Options
 
 _PACKAGES = ("numpy", "llvmlite", "onnx", "ml_dtypes", "typer", "rich", "platformdirs")
 _SPINS = 200
+Feeds = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,14 @@ def _cache() -> str:
 def _native_code() -> str:
     """Compile a small model for the CPU and compare it with the reference."""
     start = time.perf_counter()
-    _check_against_reference(threads=1)
+    _small_executable_that_is_right(threads=1)
     return f"compiled, ran and agreed with the reference in {time.perf_counter() - start:.2f} s"
 
 
 def _threads() -> str:
     """Many calls on all cores: a lost wake-up would hang, a race would show."""
     cores = usable_cores()
-    executable, feeds, expected = _check_against_reference(threads=cores)
+    executable, feeds, expected = _small_executable_that_is_right(threads=cores)
     start = time.perf_counter()
     for _ in range(_SPINS):
         _require_close(executable(feeds)["y"], expected)
@@ -86,14 +87,17 @@ def _threads() -> str:
     return f"{cores} usable cores, {_SPINS} calls agreed, {each * 1e6:.0f} us each"
 
 
-def _check_against_reference(threads: int) -> tuple[Executable, dict[str, np.ndarray], np.ndarray]:
-    graph = _small_graph()
-    feeds = {"x": np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64)}
-    found = compile_graph(graph, parse_device("cpu"), Options(threads))
-    reference = compile_graph(graph, parse_device("reference"), Options(1))
-    expected = reference(feeds)["y"]
-    _require_close(found(feeds)["y"], expected)
-    return found, feeds, expected
+def small_executable(threads: int, device: str = "cpu") -> tuple[Executable, Feeds]:
+    """Something small that runs on `threads` threads, compiled here and now, and its feeds."""
+    feeds = {"x": np.linspace(-1, 1, 256 * 256, dtype=np.float32).reshape(256, 256)}
+    return compile_graph(_small_graph(), parse_device(device), Options(threads)), feeds
+
+
+def _small_executable_that_is_right(threads: int) -> tuple[Executable, Feeds, np.ndarray]:
+    executable, feeds = small_executable(threads)
+    expected = small_executable(1, "reference")[0](feeds)["y"]
+    _require_close(executable(feeds)["y"], expected)
+    return executable, feeds, expected
 
 
 def _require_close(found: np.ndarray, expected: np.ndarray) -> None:
@@ -102,9 +106,9 @@ def _require_close(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 def _small_graph() -> Graph:
-    """y = tanh(x W) for a 64 x 64 x."""
-    x = make_input(TensorType(f32, (64, 64)), "x")
-    w = make_constant(np.linspace(-0.1, 0.1, 64 * 64, dtype=np.float32).reshape(64, 64))
+    """y = tanh(x W) for a 256 x 256 x: enough work for several threads."""
+    x = make_input(TensorType(f32, (256, 256)), "x")
+    w = make_constant(np.linspace(-0.1, 0.1, 256 * 256, dtype=np.float32).reshape(256, 256))
     axes = {"lhs_batch": (), "rhs_batch": (), "lhs_contract": (1,), "rhs_contract": (0,)}
     return Graph((x,), (op.tanh(op.dot_general(x, w, **axes)),), ("y",))
 
