@@ -1,0 +1,1 @@
+"""Passes that every target shares, in one visible ordered list: see `pipeline`."""

@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tilth.compiler import cse, merge_dots, padding, scales, transposed_convolution
+from tilth.compiler import padding, scales, transposed_convolution
+from tilth.compiler.cse import merge_common_subexpressions
 from tilth.compiler.decompose import decompose
 from tilth.compiler.fold import fold_constants
 from tilth.compiler.fuse import fuse
 from tilth.compiler.layout import assign_layouts
 from tilth.compiler.log import LogEntry
+from tilth.compiler.merge_dots import merge_dots
 from tilth.compiler.simplify import algebra, hoist, movement
 from tilth.ir.graph import Graph
 from tilth.ir.rewrite import Rule, rewrite
@@ -54,41 +56,32 @@ def _logged(graph: Graph, fired: Counter[str]) -> tuple[Graph, list[LogEntry]]:
     return graph, [LogEntry("", "rewrote", (), f"{name} x{n}") for name, n in fired.items()]
 
 
-_SIMPLIFY = Pass("simplify", _table(*algebra.RULES, *movement.RULES, *hoist.RULES))
-_FOLD = Pass("fold constants", lambda graph, traits: fold_constants(graph))
-_CSE = Pass("common subexpressions", lambda graph, traits: cse.merge_common_subexpressions(graph))
+def _channels_last(traits: Traits) -> bool:
+    return traits.layout == "channels_last"
 
-SHARED = (_FOLD, _SIMPLIFY, _FOLD, _CSE)
+
+def _function(fn: Callable[[Graph], Graph | tuple[Graph, list[LogEntry]]]) -> Apply:
+    return lambda graph, traits: fn(graph)
+
+
+SIMPLIFY = Pass("simplify", _table(*algebra.RULES, *movement.RULES, *hoist.RULES))
+FOLD = Pass("fold constants", _function(fold_constants))
+MERGE = Pass("common subexpressions", _function(merge_common_subexpressions))
+
+SHARED = (FOLD, SIMPLIFY, FOLD, MERGE)
 
 TARGET = (
     Pass("decompose", lambda graph, traits: decompose(graph, traits.composites)),
-    _FOLD,
-    _SIMPLIFY,
+    *(FOLD, SIMPLIFY),
     Pass("fold scales", _table(*scales.RULES)),
-    _FOLD,
-    _CSE,
-    Pass(
-        "channels last",
-        lambda graph, traits: assign_layouts(graph),
-        lambda traits: traits.layout == "channels_last",
-    ),
-    Pass(
-        "pixel shuffle",
-        _table(*transposed_convolution.RULES),
-        lambda traits: traits.layout == "channels_last",
-    ),
-    _SIMPLIFY,
-    _FOLD,
-    Pass(
-        "explicit padding",
-        _table(*padding.RULES),
-        lambda traits: traits.explicit_padding,
-    ),
-    Pass("merge dots", lambda graph, traits: merge_dots.merge_dots(graph)),
-    _SIMPLIFY,
-    _FOLD,
-    _CSE,
-    Pass("fuse", lambda graph, traits: fuse(graph), lambda traits: traits.fuses),
+    *(FOLD, MERGE),
+    Pass("channels last", _function(assign_layouts), _channels_last),
+    Pass("pixel shuffle", _table(*transposed_convolution.RULES), _channels_last),
+    *(SIMPLIFY, FOLD),
+    Pass("explicit padding", _table(*padding.RULES), lambda traits: traits.explicit_padding),
+    Pass("merge dots", _function(merge_dots)),
+    *(SIMPLIFY, FOLD, MERGE),
+    Pass("fuse", _function(fuse), lambda traits: traits.fuses),
 )
 
 
