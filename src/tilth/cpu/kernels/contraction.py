@@ -15,7 +15,7 @@ from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_plan import Plan, Shape
 from tilth.cpu.kernels.packing import pack_panels
-from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
+from tilth.cpu.kernels.space import body_key, kernel_emitter, require_dtypes, touched_bytes
 from tilth.ir.cost import graph_flops
 from tilth.ir.graph import Graph
 
@@ -34,6 +34,8 @@ def lower(
     channels-last with explicit padding.
     """
     require_dtypes((*operands, *results))
+    if results[0].size == 0:
+        return _nothing(len(operands) + 1)
     form = canonicalise(body, operands, results)
     shape = contraction_plan.shape_of(form, isa)
     constant = operands[form.rhs].constant is not None
@@ -51,18 +53,26 @@ def lower(
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         return contraction_emit.emit(module, isa, name, geometry, operands)
 
-    empty = any(d == 0 for d in results[0].shape)
     return Kernel(
         name=form.hero.op,
         key=("contraction", body_key(body), tuple(o.layout for o in (*operands, *results)), plan),
         emit=emit,
-        items=0 if empty else geometry.items,
+        items=geometry.items,
         flops=graph_flops(body),
         bytes=touched_bytes((*operands, *results)),
         scratch=geometry.scratch,
         algorithm=_describe(shape, geometry),
         packed=packed,
     )
+
+
+def _nothing(pointers: int) -> Kernel:
+    """The kernel of a result without elements."""
+
+    def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
+        return kernel_emitter(module, isa, name, pointers)[0].finish()
+
+    return Kernel(name="contraction", key=("contraction", pointers), emit=emit, items=0)
 
 
 def _describe(shape: Shape, g: Geometry) -> str:

@@ -91,8 +91,15 @@ def cycles(isa: Isa, rows: int, vectors: int) -> float:
 
 
 def fits(isa: Isa, rows: int, vectors: int) -> bool:
-    """Do accumulators, a row of the right operand and one broadcast fit the registers?"""
-    return rows * vectors + vectors + 1 <= isa.registers
+    """Do accumulators, a row of the right operand and one broadcast stay in registers?
+
+    LLVM's scheduler loads ahead where it can, so that some registers must be left: found by
+    counting spills in the loops it makes.
+    """
+    if vectors == 1 and not isa.broadcast_operand and rows > isa.registers // 2:
+        return False
+    roomy = isa.registers > 16 and not (isa.broadcast_operand and vectors <= 2)
+    return rows * vectors + vectors + 1 <= isa.registers - (3 if roomy else 0)
 
 
 def choose(
