@@ -35,12 +35,15 @@ def f32_input(name: str, *shape: int):
     return make_input(TensorType(f32, shape), name)
 
 
-def chain() -> Graph:
-    """y = tanh(x W + b), z = exp(y), for a 4 x 8 x."""
-    x = f32_input("x", 4, 8)
+SEVERAL_THREADS = 256  # a width that is worth waking a second thread for
+
+
+def chain(width: int = 8) -> Graph:
+    """y = tanh(x W + b), z = exp(y), for a width / 2 x width x."""
+    x = f32_input("x", width // 2, width)
     rng = np.random.default_rng(1)
-    w = make_constant(rng.standard_normal((8, 8)).astype(np.float32))
-    b = make_constant(rng.standard_normal(8).astype(np.float32))
+    w = make_constant((rng.standard_normal((width, width)) / width).astype(np.float32))
+    b = make_constant(rng.standard_normal(width).astype(np.float32))
     axes = {"lhs_batch": (), "rhs_batch": (), "lhs_contract": (1,), "rhs_contract": (0,)}
     y = op.tanh(op.add(op.dot_general(x, w, **axes), b))
     return Graph((x,), (y, op.exponential(y)), ("y", "z"), name="chain")
@@ -183,6 +186,13 @@ def test_a_profile_has_every_kernel_and_a_trace_with_a_track_per_thread(tmp_path
     assert [e["args"]["name"] for e in events if e["name"] == "thread_name"] == ["thread 0"]
 
 
+def test_a_profile_shows_the_threads_that_took_part():
+    graph = chain(SEVERAL_THREADS)
+    profile = compiled(graph, "cpu", 2).profile(feeds_for(graph), runs=1)
+    assert {r.kernel.thread for r in profile.runs[0]} == {0, 1}
+    assert all(k.seconds > 0 for k in profile.kernels)
+
+
 def test_a_profile_of_two_devices_puts_their_kernels_one_after_the_other(other_device):
     graph = chain()
     profile = split(graph, "reference", other_device).profile(feeds_for(graph), runs=1)
@@ -191,12 +201,12 @@ def test_a_profile_of_two_devices_puts_their_kernels_one_after_the_other(other_d
     assert {r.device for r in profile.runs[-1]} == {"reference", "other", "host"}
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_several_python_threads_may_call_at_once(threads: int):
-    graph = chain()
+@pytest.mark.parametrize(("threads", "width"), [(1, 8), (2, SEVERAL_THREADS)])
+def test_several_python_threads_may_call_at_once(threads: int, width: int):
+    graph = chain(width)
     executable = compiled(graph, "cpu", threads)
     rng = np.random.default_rng(3)
-    many = [{"x": rng.random((4, 8), np.float32)} for _ in range(200)]
+    many = [{"x": rng.random((width // 2, width), np.float32)} for _ in range(100)]
     with ThreadPoolExecutor(4) as pool:
         for feeds, outputs in zip(many, pool.map(executable, many), strict=True):
             assert_right(graph, feeds, outputs)
@@ -241,7 +251,7 @@ def best_seconds(function, calls: int) -> float:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_a_forked_child_runs_what_its_parent_compiled(device: str):
-    graph = chain()
+    graph = chain(SEVERAL_THREADS)
     executable, feeds = compiled(graph, device, 2), feeds_for(graph)
     executable(feeds)
     context = multiprocessing.get_context("fork")
@@ -252,7 +262,7 @@ def test_a_forked_child_runs_what_its_parent_compiled(device: str):
 
 
 def test_idle_threads_cost_no_processor_time():
-    graph = chain()
+    graph = chain(SEVERAL_THREADS)
     executable = compiled(graph, "cpu", 2)
     executable(feeds_for(graph))
     time.sleep(0.1)
