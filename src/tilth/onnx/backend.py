@@ -13,8 +13,8 @@ import numpy as np
 
 from tilth.compiler.driver import compile_graph
 from tilth.ir.errors import InputError
+from tilth.onnx.importer import require_supported
 from tilth.onnx.load import ModelSource, load_model
-from tilth.onnx.resolve import Resolver
 from tilth.onnx.specialise import Specialised, specialise
 from tilth.runtime.devices import parse_device, usable_cores
 from tilth.runtime.executable import Executable
@@ -32,7 +32,7 @@ def prepare_callable(
     UnsupportedError at once, InputError from the function.
     """
     source = load_model(model)
-    Resolver(source).require_supported()
+    require_supported(source)
     names = [p.name for p in source.inputs]
     options, place = Options(usable_cores(), "default"), parse_device(device)
     kept: list[tuple[Specialised, Executable]] = []

@@ -53,9 +53,7 @@ def import_graph(
     model's interface or each other, ModelError when the model is broken.
     """
     model = load_model(model)
-    resolver = Resolver(model)
-    resolver.require_supported()
-    _require_tensors(model)
+    resolver = require_supported(model)
     bound = bind_shapes(model.inputs, shapes or {})
     inputs = {p.name: make_input(TensorType(p.dtype, bound[p.name]), p.name) for p in model.inputs}
     known = {name: make_constant(array, name) for name, array in (values or {}).items()}
@@ -100,12 +98,16 @@ def bind_shapes(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> d
     return bound
 
 
-def _require_tensors(model: OnnxModel) -> None:
-    """The ends of a graph are tensors of numbers: UnsupportedError for anything else."""
+def require_supported(model: OnnxModel) -> Resolver:
+    """The meaning of every node. Raises UnsupportedError for all that has none at once, and for
+    inputs and outputs that are no tensors of numbers."""
+    resolver = Resolver(model)
+    resolver.require_supported()
     ends = [("input", p) for p in model.inputs] + [("output", p) for p in model.outputs]
     for kind, port in ends:
         if port.container or port.dtype is None or port.dtype.kind == "string":
             raise UnsupportedError(f"{kind} {port}: only tensors of numbers can be compiled")
+    return resolver
 
 
 @dataclass(frozen=True)
