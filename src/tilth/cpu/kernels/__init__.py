@@ -10,7 +10,16 @@ from collections.abc import Callable
 
 from tilth.cpu.expression import is_elementwise, unsupported_dtype
 from tilth.cpu.kernel import Kernel
-from tilth.cpu.kernels import contraction, elementwise, gather, movement, reduce, row, window
+from tilth.cpu.kernels import (
+    contraction,
+    elementwise,
+    gather,
+    movement,
+    recurrent,
+    reduce,
+    row,
+    window,
+)
 from tilth.cpu.kernels.movement import lower_pad_halo
 from tilth.cpu.kernels.space import bits_of
 from tilth.ir.errors import CompileError
@@ -35,10 +44,12 @@ OPS: dict[str, Lower] = {
     "dynamic_update_slice": movement.lower_dynamic_update_slice,
     "gather": gather.lower_gather,
     "scatter": gather.lower_scatter,
+    "lstm_recurrence": recurrent.lower_lstm,
+    "gru_recurrence": recurrent.lower_gru,
 }
 
 # composites that have a kernel of their own and are not taken apart
-COMPOSITES: frozenset[str] = frozenset()
+COMPOSITES = frozenset({"lstm_recurrence", "gru_recurrence"})
 
 _VIEWS = frozenset({"reshape", "transpose", "broadcast_in_dim", "slice", "reverse", "concatenate"})
 _MOVES = _VIEWS | {"constant", "pad", "gather", "dynamic_slice", "dynamic_update_slice"}

@@ -1,0 +1,375 @@
+"""The steps of LSTM and GRU layers, one call per step with a barrier between.
+
+A work item is a block of hidden units, one per lane, with all their gates: the recurrent weights
+are packed so that a block streams them once per step, in the order it needs them. The state of the
+previous step is read from the sequence of results, so threads share nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import llvmlite.ir as ll
+import numpy as np
+
+from tilth.cpu import vmath
+from tilth.cpu.access import address, load, register_type, store
+from tilth.cpu.emit import I8, Emitter, Val
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernels.space import kernel_emitter, require_dtypes, touched_bytes
+from tilth.ir.graph import Node
+from tilth.ir.types import DType, Shape, f32, f64
+
+Index = int | Val
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Sizes and views that both kinds of layer have; `h0` [B, H], `y` [S, B, H]."""
+
+    xp: Operand
+    r: Operand
+    h0: Operand
+    y: Operand
+    gates: int
+    lanes: int
+    reverse: bool
+
+    @property
+    def steps(self) -> int:
+        return self.y.shape[0]
+
+    @property
+    def batch(self) -> int:
+        return self.y.shape[1]
+
+    @property
+    def hidden(self) -> int:
+        return self.y.shape[2]
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.hidden // self.lanes)
+
+    @property
+    def compute(self) -> DType:
+        return f64 if self.y.dtype == f64 else f32
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.steps * self.batch * self.gates * self.hidden * self.hidden
+
+    def packed(self) -> np.ndarray | None:
+        """The weights as [block][k][gate][lane], zero beyond the last unit; None if unknown."""
+        if self.r.constant is None:
+            return None
+        weights = np.zeros((self.gates, self.blocks * self.lanes, self.hidden), self.compute.numpy)
+        weights[:, : self.hidden] = self.r.constant.reshape(self.gates, self.hidden, self.hidden)
+        blocked = weights.reshape(self.gates, self.blocks, self.lanes, self.hidden)
+        return np.ascontiguousarray(blocked.transpose(1, 3, 0, 2))
+
+
+def lower_lstm(
+    node: Node,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+) -> Kernel:
+    """xp, r, h0, c0 -> y, h, c. The cell state lives in the result c: items own their block."""
+    require_dtypes((*operands, *results))
+    xp, r, h0, c0 = operands
+    y, h, c = results
+    layer = _Layer(xp, r, h0, y, 4, isa.lanes, node.attrs["reverse"])
+
+    def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
+        e, (xp_at, r_at, h0_at, c0_at, y_at, h_at, c_at) = kernel_emitter(module, isa, name, 7)
+        *_, begin, end, step = e.args
+
+        def finish(block: _Block, old: _View, b: Index, sums: list[Val]) -> None:
+            gates = [e.b.fadd(s, block.input(b, g)) for g, s in enumerate(sums)]
+            i, o, f = (vmath.apply(e, "logistic", x) for x in gates[:3])
+            new = vmath.apply(e, "tanh", gates[3])
+            cell = e.fma(i, new, e.b.fmul(f, block.units(old, b)))
+            state = e.b.fmul(o, vmath.apply(e, "tanh", cell))
+            block.put(_view(c_at, c), b, cell)
+            block.put_state(y_at, _view(h_at, h), b, state)
+
+        with e.loop(begin, end) as item:
+            block = _Block(e, layer, item, step, xp_at, r_at)
+            for before in block.either(_view(h0_at, h0), block.before(y_at)):
+                for old in block.either(_view(c0_at, c0), _view(c_at, c)):
+                    block.accumulate(before, range(4), partial(finish, block, old))
+        return e.finish()
+
+    return _kernel("lstm", layer, node, operands, results, emit, layer.steps)
+
+
+def lower_gru(
+    node: Node,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+) -> Kernel:
+    """xp, r, rb, h0 -> y, h."""
+    if node.attrs["linear_before_reset"]:
+        return _lower_gru_linear(node, operands, results, isa)
+    return _lower_gru_reset_first(node, operands, results, isa)
+
+
+def _lower_gru_linear(
+    node: Node, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
+) -> Kernel:
+    """The reset gate scales the finished product, so a step is one sweep over the weights."""
+    require_dtypes((*operands, *results))
+    xp, r, rb, h0 = operands
+    y, h = results
+    layer = _Layer(xp, r, h0, y, 3, isa.lanes, node.attrs["reverse"])
+
+    def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
+        e, (xp_at, r_at, rb_at, h0_at, y_at, h_at) = kernel_emitter(module, isa, name, 6)
+        *_, begin, end, step = e.args
+
+        def finish(block: _Block, before: _View, b: Index, sums: list[Val]) -> None:
+            biased = [e.b.fadd(s, block.bias(rb_at, rb, g)) for g, s in enumerate(sums)]
+            update, reset = (
+                vmath.apply(e, "logistic", e.b.fadd(biased[g], block.input(b, g))) for g in (0, 1)
+            )
+            new = vmath.apply(e, "tanh", e.fma(reset, biased[2], block.input(b, 2)))
+            state = _mix(e, update, new, block.units(before, b))
+            block.put_state(y_at, _view(h_at, h), b, state)
+
+        with e.loop(begin, end) as item:
+            block = _Block(e, layer, item, step, xp_at, r_at)
+            for before in block.either(_view(h0_at, h0), block.before(y_at)):
+                block.accumulate(before, range(3), partial(finish, block, before))
+        return e.finish()
+
+    return _kernel("gru", layer, node, operands, results, emit, layer.steps)
+
+
+def _lower_gru_reset_first(
+    node: Node, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
+) -> Kernel:
+    """The reset state of all units is needed before the product: two calls per step.
+
+    The first leaves the update gate in y (its own block's place) and the reset state in the result
+    h; the second makes y of them. A last call copies the final state to h.
+    """
+    require_dtypes((*operands, *results))
+    xp, r, rb, h0 = operands
+    y, h = results
+    layer = _Layer(xp, r, h0, y, 3, isa.lanes, node.attrs["reverse"])
+
+    def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
+        e, (xp_at, r_at, rb_at, h0_at, y_at, h_at) = kernel_emitter(module, isa, name, 6)
+        *_, begin, end, call = e.args
+        step, phase = e.b.lshr(call, e.i64(1)), e.b.and_(call, e.i64(1))
+        final = e.b.icmp_signed("==", step, e.i64(layer.steps))
+        step = e.intrinsic("smin", step, e.i64(layer.steps - 1))
+        scaled = _view(h_at, h)
+
+        def gate(block: _Block, b: Index, g: int, total: Val) -> Val:
+            total = e.b.fadd(total, block.bias(rb_at, rb, g))
+            return e.b.fadd(total, block.input(b, g))
+
+        def reset(block: _Block, before: _View, b: Index, sums: list[Val]) -> None:
+            gates = [vmath.apply(e, "logistic", gate(block, b, g, s)) for g, s in enumerate(sums)]
+            block.put(block.now(y_at), b, gates[0])
+            block.put(scaled, b, e.b.fmul(gates[1], block.units(before, b)))
+
+        def update(block: _Block, before: _View, b: Index, sums: list[Val]) -> None:
+            new = vmath.apply(e, "tanh", gate(block, b, 2, sums[0]))
+            z = block.units(block.now(y_at), b)
+            block.put(block.now(y_at), b, _mix(e, z, new, block.units(before, b)))
+
+        def is_phase(number: int) -> Val:
+            return e.b.and_(e.b.not_(final), e.b.icmp_signed("==", phase, e.i64(number)))
+
+        with e.loop(begin, end) as item:
+            block = _Block(e, layer, item, step, xp_at, r_at)
+            for before in block.either(_view(h0_at, h0), block.before(y_at)):
+                with e.when(is_phase(0)):
+                    block.accumulate(before, range(2), partial(reset, block, before))
+                with e.when(is_phase(1)):
+                    block.accumulate(scaled, [2], partial(update, block, before))
+            with e.when(final), e.loop(0, layer.batch) as b:
+                block.put(scaled, b, block.units(block.now(y_at), b))
+        return e.finish()
+
+    return _kernel("gru", layer, node, operands, results, emit, 2 * layer.steps + 1)
+
+
+def _mix(e: Emitter, update: Val, new: Val, old: Val) -> Val:
+    """(1 - z) n + z h = n + z (h - n)."""
+    return e.fma(update, e.b.fsub(old, new), new)
+
+
+def _kernel(
+    name: str,
+    layer: _Layer,
+    node: Node,
+    operands: Sequence[Operand],
+    results: Sequence[Operand],
+    emit: Callable[[ll.Module, Isa, str], ll.Function],
+    steps: int,
+) -> Kernel:
+    packed = layer.packed()
+    layouts = tuple(v.layout for v in (*operands, *results))
+    return Kernel(
+        name=name,
+        key=(name, tuple(sorted(node.attrs.items())), layouts, layer.lanes, packed is None),
+        emit=emit,
+        items=layer.blocks if layer.batch else 0,
+        flops=layer.flops,
+        bytes=touched_bytes((*operands, *results)),
+        steps=steps,
+        algorithm="weights in place" if packed is None else "packed weights",
+        packed={} if packed is None else {1: packed},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A matrix [B, H] in memory; strides in elements."""
+
+    pointer: Val
+    dtype: DType
+    strides: Shape
+
+
+def _view(pointer: Val, operand: Operand) -> _View:
+    return _View(pointer, operand.dtype, operand.strides)
+
+
+class _Block:
+    """One work item at one step: the hidden units [first, first + lanes)."""
+
+    def __init__(self, e: Emitter, layer: _Layer, item: Val, step: Val, xp_at: Val, r_at: Val):
+        self.e, self.layer, self.item, self.step = e, layer, item, step
+        self.xp_at, self.r_at = xp_at, r_at
+        self.first = e.b.mul(item, e.i64(layer.lanes))
+        self.limit: Val | None = None
+        if layer.hidden % layer.lanes:
+            rest = e.b.sub(e.i64(layer.hidden), self.first)
+            self.limit = e.intrinsic("smin", rest, e.i64(layer.lanes))
+        last = e.i64(layer.steps - 1)
+        self.time = e.b.sub(last, step) if layer.reverse else step
+        self.is_first = e.b.icmp_signed("==", step, e.i64(0))
+        self.is_last = e.b.icmp_signed("==", step, last)
+
+    # -- views ---------------------------------------------------------------------------------
+    def now(self, y_at: Val) -> _View:
+        """The results of this step."""
+        y = self.layer.y
+        at = address(self.e, y_at, y.dtype, y.strides[:1], (self.time,))
+        return _View(at, y.dtype, y.strides[1:])
+
+    def before(self, y_at: Val) -> _View:
+        """The results of the step before; not to be read in the first step."""
+        now = self.now(y_at)
+        back = self.layer.y.strides[0] * (1 if self.layer.reverse else -1)
+        pointer = self.e.b.gep(now.pointer, [self.e.i64(back * now.dtype.nbytes)], source_etype=I8)
+        return _View(pointer, now.dtype, now.strides)
+
+    def either(self, initial: _View, later: _View) -> Iterator[_View]:
+        """`initial` in the first step, else `later`; code is emitted once if it can be."""
+        if initial.strides == later.strides:
+            at = self.e.b.select(self.is_first, initial.pointer, later.pointer)
+            yield _View(at, later.dtype, later.strides)
+            return
+        with self.e.when(self.is_first):
+            yield initial
+        with self.e.when(self.e.b.not_(self.is_first)):
+            yield later
+
+    def units(self, view: _View, b: Index) -> Val:
+        """This block's part of row `b`."""
+        at = address(self.e, view.pointer, view.dtype, view.strides, (b, self.first))
+        return load(self.e, at, view.dtype, self.layer.lanes, view.strides[1], self.limit)
+
+    def put(self, view: _View, b: Index, value: Val) -> None:
+        at = address(self.e, view.pointer, view.dtype, view.strides, (b, self.first))
+        store(self.e, value, at, view.dtype, view.strides[1], self.limit)
+
+    def put_state(self, y_at: Val, final: _View, b: Index, value: Val) -> None:
+        """Write the new state to the sequence, and in the last step to `final` too."""
+        self.put(self.now(y_at), b, value)
+        with self.e.when(self.is_last):
+            self.put(final, b, value)
+
+    def input(self, b: Index, gate: int) -> Val:
+        """This block's part of a gate of xp."""
+        xp, unit = self.layer.xp, self._unit_of(gate)
+        at = address(self.e, self.xp_at, xp.dtype, xp.strides, (self.time, b, unit))
+        return load(self.e, at, xp.dtype, self.layer.lanes, xp.strides[2], self.limit)
+
+    def bias(self, pointer: Val, bias: Operand, gate: int) -> Val:
+        at = address(self.e, pointer, bias.dtype, bias.strides, (self._unit_of(gate),))
+        return load(self.e, at, bias.dtype, self.layer.lanes, bias.strides[0], self.limit)
+
+    def _unit_of(self, gate: int) -> Val:
+        return self.e.b.add(self.first, self.e.i64(gate * self.layer.hidden))
+
+    # -- products ------------------------------------------------------------------------------
+    def accumulate(
+        self, state: _View, gates: Sequence[int], finish: Callable[[Index, list[Val]], None]
+    ) -> None:
+        """For each row b: `finish(b, [state[b] . weights of the gate, for each gate])`."""
+        e, batch = self.e, self.layer.batch
+        together = min(batch, max(1, e.isa.registers // (2 * len(gates))))
+        whole = batch // together * together
+        with e.loop(0, whole, together) as first:
+            rows: list[Index] = [e.b.add(first, e.i64(i)) for i in range(together)]
+            self._rows(state, gates, rows, finish)
+        if whole < batch:
+            self._rows(state, gates, list(range(whole, batch)), finish)
+
+    def _rows(
+        self,
+        state: _View,
+        gates: Sequence[int],
+        rows: list[Index],
+        finish: Callable[[Index, list[Val]], None],
+    ) -> None:
+        e, depth = self.e, self.layer.hidden
+        zero = e.const(register_type(self.layer.compute, self.layer.lanes), 0.0)
+        chains = 2 if len(rows) == 1 else 1  # enough independent sums to hide the latency of one
+        sums = [[[e.var(zero.type, zero) for _ in gates] for _ in rows] for _ in range(chains)]
+
+        def term(k: Index, chain: int) -> None:
+            weights = [self._weights(gate, k) for gate in gates]
+            for row, totals in zip(rows, sums[chain], strict=True):
+                at = address(e, state.pointer, state.dtype, state.strides, (row, k))
+                unit = load(e, at, state.dtype, self.layer.lanes, 0)
+                for weight, total in zip(weights, totals, strict=True):
+                    e.b.store(e.fma(unit, weight, e.b.load(total)), total)
+
+        whole = depth // chains * chains
+        with e.loop(0, whole, chains) as k:
+            for chain in range(chains):
+                term(e.b.add(k, e.i64(chain)), chain)
+        for k in range(whole, depth):
+            term(k, 0)
+        for i, row in enumerate(rows):
+            parts = [[e.b.load(total) for total in sums[c][i]] for c in range(chains)]
+            total = parts[0]
+            for more in parts[1:]:
+                total = [e.b.fadd(x, y) for x, y in zip(total, more, strict=True)]
+            finish(row, total)
+
+    def _weights(self, gate: int, k: Index) -> Val:
+        """The weights from unit `k` to this block's units."""
+        e, layer = self.e, self.layer
+        if layer.r.constant is None:
+            r = layer.r
+            at = address(e, self.r_at, r.dtype, r.strides, (self._unit_of(gate), k))
+            return load(e, at, r.dtype, layer.lanes, r.strides[0], self.limit)
+        row = layer.gates * layer.lanes
+        strides = (layer.hidden * row, row, layer.lanes)
+        at = address(e, self.r_at, layer.compute, strides, (self.item, k, gate))
+        return load(e, at, layer.compute, layer.lanes)
