@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import llvmlite.ir as ll
 
@@ -21,7 +21,7 @@ F32, F64 = ll.FloatType(), ll.DoubleType()
 PTR = ll.PointerType()
 VOID = ll.VoidType()
 
-Val = ll.Value
+Val: TypeAlias = ll.Value
 
 
 def llvm_type(dtype: DType) -> ll.Type:

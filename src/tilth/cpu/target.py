@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,20 +9,17 @@ from tilth.cpu import kernels
 from tilth.cpu.isa import Isa, host_isa
 from tilth.cpu.jit import compile_object
 from tilth.cpu.memory import assign
+from tilth.cpu.peak import measure_peak
 from tilth.cpu.plan import Step, plan
 from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.region import CpuRegion
 from tilth.ir.graph import Graph, Node
+from tilth.runtime.devices import usable_cores
 from tilth.runtime.target import KernelInfo, Options, Traits
 
 # Work below which waking a second thread costs more than it saves: about 20 us on one core.
 _SERIAL_FLOPS = 1_000_000
 _SERIAL_BYTES = 400_000
-
-
-def available_threads() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class CpuTarget:
@@ -38,14 +34,14 @@ class CpuTarget:
         self.isa = isa or host_isa()
 
     def fingerprint(self, options: Options) -> str:
-        threads = options.threads or available_threads()
+        threads = options.threads or usable_cores()
         return f"cpu {self.isa} threads={threads} precision={options.precision}"
 
     def unsupported(self, node: Node) -> str | None:
         return kernels.unsupported(node)
 
     def compile(self, region: Graph, options: Options) -> CpuRegion:
-        threads = options.threads or available_threads()
+        threads = options.threads or usable_cores()
         steps = plan(region, self.isa, threads)
         if threads > 1 and _is_tiny(steps):
             threads = 1
@@ -62,6 +58,10 @@ class CpuTarget:
             scratch_bytes=scratch_bytes(steps),
             threads=threads,
         )
+
+    def peak_flops(self, options: Options) -> float:
+        """The FMA limit, measured now: see `cpu.peak`."""
+        return measure_peak(self.isa, options.threads or usable_cores())
 
     def restore(self, state: Mapping[str, Any]) -> CpuRegion:
         return CpuRegion.from_state(state)

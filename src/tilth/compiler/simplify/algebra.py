@@ -65,8 +65,13 @@ def absorbing_operand(node: Node) -> Value | None:
     return None
 
 
-def square(node: Node, x: Value) -> Value | None:
-    return op.multiply(x, x) if x.shape == node.outputs[0].shape else None
+def small_power(node: Node, x: Value) -> Value | None:
+    """x ** 2 and x ** 3 by multiplication (the cube rounds twice: within 1 ulp)."""
+    exponent = splat_of(node.inputs[1])
+    if exponent not in (2, 3) or x.shape != node.outputs[0].shape:
+        return None
+    squared = op.multiply(x, x)
+    return squared if exponent == 2 else op.multiply(squared, x)
 
 
 def quarter_power(node: Node, x: Value) -> Value | None:
@@ -152,7 +157,7 @@ _NEUTRAL = (
 RULES = (
     Rule("neutral operand", _NEUTRAL, neutral_operand),
     Rule("absorbing operand", ("multiply", "and", "or"), absorbing_operand),
-    Rule("x ** 2 -> x * x", P.power(x, splat(2)), square),
+    Rule("small powers by products", P.power(x, constant()), small_power),
     Rule("power by roots", P.power(x, constant()), quarter_power),
     Rule("x * -1 -> -x", P.multiply(x, splat(-1)), negation),
     Rule("-(-x) -> x", P.negate(P.negate(x)), lambda x: x),
