@@ -9,19 +9,16 @@ to compile, and the plan. One thread runs; `--threads` only changes how the plan
 from __future__ import annotations
 
 import argparse
-import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import llvmlite.ir as ll
 import numpy as np
 
-from tilth.cpu.emit import F32, PTR, Emitter, vector
 from tilth.cpu.harness import CompiledKernel, aligned, operand
 from tilth.cpu.isa import ISAS, Isa, host_isa
-from tilth.cpu.jit import LoadedObject, compile_object, new_module
 from tilth.cpu.kernels import contraction
+from tilth.cpu.peak import measure_peak
 from tilth.ir.graph import Graph, Value, make_constant, make_input
 from tilth.ir.ops import op
 from tilth.ir.types import TensorType, f32
@@ -90,36 +87,6 @@ CASES = {
 }
 
 
-class Peak:
-    """A loop of FMAs that never touches memory."""
-
-    STEPS, CHAINS, UNROLL = 20_000, 12, 4
-
-    def __init__(self, isa: Isa):
-        module = new_module(isa, "peak")
-        e = Emitter(module, isa, "peak", [PTR])
-        type_ = vector(F32, isa.lanes)
-        x = e.load(e.args[0], type_)
-        chains = [e.var(type_, e.const(type_, 1.0)) for _ in range(self.CHAINS)]
-        with e.loop(0, self.STEPS):
-            for chain in chains * self.UNROLL:
-                e.b.store(e.fma(x, x, e.b.load(chain)), chain)
-        total: ll.Value = e.const(type_, 0.0)
-        for chain in chains:
-            total = e.b.fadd(total, e.b.load(chain))
-        e.store(total, e.args[0])
-        e.finish()
-        self._code = LoadedObject(compile_object(module, isa), ("peak",))
-        self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address("peak"))
-        self._memory = aligned(np.zeros(64, np.float32))
-        self.flops = 2 * isa.lanes * self.STEPS * self.CHAINS * self.UNROLL
-
-    def seconds(self) -> float:
-        start = time.perf_counter()
-        self._call(self._memory.ctypes.data)
-        return time.perf_counter() - start
-
-
 def measure(
     case: Case, isa: Isa, threads: int, budget: float, plan=None
 ) -> tuple[float, float, float, str]:
@@ -138,18 +105,13 @@ def measure(
     kernel = contraction.lower(
         Graph((x, w, bias), (y,)), operands, (operand(result),), isa, threads, plan
     )
-    compiled, peak = CompiledKernel(kernel, isa), Peak(isa)
+    compiled = CompiledKernel(kernel, isa)
     compile_seconds = time.perf_counter() - start
-    best, best_peak, stop = float("inf"), float("inf"), time.perf_counter() + budget
+    best, peak, stop = float("inf"), 0.0, time.perf_counter() + budget
     while time.perf_counter() < stop:
         best = min(best, compiled.seconds(arrays, [result], budget / 8))
-        best_peak = min(best_peak, *(peak.seconds() for _ in range(3)))
-    return (
-        kernel.flops / best / 1e9,
-        peak.flops / best_peak / 1e9,
-        compile_seconds,
-        kernel.algorithm,
-    )
+        peak = max(peak, measure_peak(isa, threads=1, runs=3))
+    return kernel.flops / best / 1e9, peak / 1e9, compile_seconds, kernel.algorithm
 
 
 def main() -> None:

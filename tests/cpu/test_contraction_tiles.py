@@ -49,7 +49,7 @@ def test_inner_loop_is_fmas_without_spills(name):
         fmas = len(re.findall(FMA[name], block))
         rest = len(block.strip().splitlines()) - fmas
         assert not re.search(STACK[name], block)
-        assert fmas >= 4 * 8 and rest <= fmas  # unrolled by four; at most a load per FMA
+        assert fmas >= 2 * 12 and rest <= fmas  # at most a load per FMA
 
 
 def _assembly(isa, m, k, n) -> str:

@@ -19,7 +19,7 @@ from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_parts import Parts
-from tilth.cpu.kernels.microkernel import LINE, UNROLL
+from tilth.cpu.kernels.microkernel import LINE, unrolling
 from tilth.cpu.kernels.packing import copy_run
 from tilth.cpu.kernels.space import decode, kernel_emitter
 from tilth.cpu.kernels.tiles import Cover
@@ -293,7 +293,9 @@ class _Nest:
         stride = depth * vectors * g.unit
         if self.plan.depth_outside:
             stride = self.shape.form.depth * self.plan.tiling.panels.width * g.unit
-        return step(e, e.offset(rhs, stride), tile, depth // UNROLL * LINE)
+        tiling = self.plan.tiling
+        largest = tiling.height.size * tiling.width.size * vectors
+        return step(e, e.offset(rhs, stride), tile, depth // unrolling(largest) * LINE)
 
     def _flags(self, block: Val) -> list[Val]:
         if self.g.depth_blocks == 1:

@@ -16,8 +16,12 @@ from tilth.cpu.emit import I32, I64, PTR, VOID, Emitter, Val
 from tilth.cpu.expression import convert
 from tilth.ir.types import DType
 
-UNROLL = 4
 LINE = 64  # bytes fetched ahead per unrolled step
+
+
+def unrolling(accumulators: int) -> int:
+    """Units of depth per turn of the inner loop: enough to hide the loop's own instructions."""
+    return 2 if accumulators > 16 else 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ def accumulate(
     `pointers` are of the two operands and, optionally, of memory to bring into L2 on the way.
     `trips` may be known only at run time; it is then positive.
     """
+    unroll = unrolling(len(accumulators))
     if taps:
         tap, *rest = taps
 
@@ -66,7 +71,7 @@ def accumulate(
             a, b, *others = values[: len(pointers)]
             accs = values[len(pointers) :]
             accs = accumulate(e, lhs, rhs, values[: len(pointers)], rest, inner, trips, accs)
-            others = [e.offset(p, inner.size // UNROLL * LINE) for p in others]
+            others = [e.offset(p, inner.size // unroll * LINE) for p in others]
             return [e.offset(a, tap.lhs), e.offset(b, tap.rhs), *others, *accs]
 
         return repeat(e, tap.size, [*pointers, *accumulators], one_tap)[len(pointers) :]
@@ -75,7 +80,7 @@ def accumulate(
         def body(values: list[Val]) -> list[Val]:
             a, b, *others = values[: len(pointers)]
             accs = values[len(pointers) :]
-            if count == UNROLL:
+            if count == unroll:
                 others = [_prefetch(e, p) for p in others]
             for k in range(count):
                 accs = _step(
@@ -88,11 +93,11 @@ def accumulate(
 
     values = [*pointers, *accumulators]
     if isinstance(trips, int):
-        values = repeat(e, trips // UNROLL, values, steps(UNROLL))
-        return steps(trips % UNROLL)(values)[len(pointers) :]
-    values = repeat(e, e.b.lshr(trips, I64(2)), values, steps(UNROLL))
-    if inner.size % UNROLL:
-        values = repeat(e, e.b.and_(trips, I64(UNROLL - 1)), values, steps(1))
+        values = repeat(e, trips // unroll, values, steps(unroll))
+        return steps(trips % unroll)(values)[len(pointers) :]
+    values = repeat(e, e.b.udiv(trips, I64(unroll)), values, steps(unroll))
+    if inner.size % unroll:
+        values = repeat(e, e.b.urem(trips, I64(unroll)), values, steps(1))
     return values[len(pointers) :]
 
 
