@@ -94,7 +94,7 @@ def replace_part(text: str, name: str, content: str) -> str:
     _, end, after = rest.partition(f"<!-- {name}:end -->")
     if not (begin and end):
         raise SystemExit(f"{README.name} has no markers for '{name}'")
-    return f"{before}{begin}{content}\n{end}{after}"
+    return before + begin + (f"{content}\n" if content else "") + end + after
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import tomllib
@@ -108,3 +109,11 @@ def test_dependencies_page_lists_exactly_what_pyproject_asks_for():
     page = (ROOT / "docs" / "dependencies.md").read_text()
     listed = {name.lower() for name in re.findall(r"^\| ([\w-]+) \|", page, re.MULTILINE)}
     assert listed - {"package"} == asked - {"tilth"}
+
+
+def test_speed_table_of_readme_is_that_of_the_committed_results(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    readme = importlib.import_module("readme")
+    measured = (readme.RESULTS / "models.json").exists()
+    text = (ROOT / "README.md").read_text()
+    assert text == readme.replace_part(text, "speed", readme.speed() if measured else "")
