@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from tilth.cpu import vmath
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernels import tiles
 from tilth.cpu.kernels.contraction_form import LHS, RHS, Contraction, Loop
@@ -20,7 +21,7 @@ Rhs = Literal["packed", "direct", "copied"]
 _LINE, _PAGE = 64, 4096
 _CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be copied
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
-_HEAVY_EPILOGUE = 12  # elementwise nodes beyond which an epilogue becomes a loop of its own
+_HEAVY_EPILOGUE = 9  # instructions per vector beyond which it becomes a loop of its own
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,6 @@ def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     weights = form.depth * shape.vectors * shape.lanes * form.rhs_dtype.nbytes
     row_blocks, panel_blocks = _cache_blocks(shape, tiling, chunk if depth_outside else 0, rhs, isa)
     row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, threads)
-    epilogue = sum(n.op != "constant" for n in form.body.nodes) - 1
     return Plan(
         tiling,
         rhs,
@@ -129,9 +129,16 @@ def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
         row_blocks=row_blocks,
         panel_blocks=panel_blocks,
         panels_first=panel_blocks % threads == 0,
-        deferred=epilogue > _HEAVY_EPILOGUE,
+        deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
         fetch_ahead=rhs_is_constant and weights > isa.l2 // 2 and not one_tile,
     )
+
+
+def _epilogue_weight(shape: Shape) -> int:
+    """Roughly, instructions per vector of the result."""
+    functions = vmath.UNARY | vmath.BINARY
+    nodes = [n for n in shape.form.body.nodes if n.op not in ("constant", shape.form.hero.op)]
+    return sum(10 if n.op in functions else 1 for n in nodes)
 
 
 def _rhs_mode(shape: Shape, tiling: Tiling, constant: bool, isa: Isa) -> Rhs:
@@ -168,7 +175,7 @@ def _depth_block(shape: Shape, tiling: Tiling, isa: Isa) -> tuple[int, int]:
 def _too_deep(shape: Shape, isa: Isa) -> bool:
     """Would all rows, or plenty of them, overflow L2 at full depth?"""
     rows = min(shape.rows, 128)
-    return not shape.taps and rows * shape.form.depth * shape.form.lhs_dtype.nbytes > isa.l2 // 2
+    return not shape.taps and rows * shape.form.depth * shape.form.lhs_dtype.nbytes >= isa.l2 // 2
 
 
 def _conflicts(shape: Shape, tiling: Tiling, isa: Isa) -> bool:
@@ -182,7 +189,7 @@ def _conflicts(shape: Shape, tiling: Tiling, isa: Isa) -> bool:
         for w in range(tiling.width.size):
             at = (h * shape.height.strides[LHS] + w * shape.width.strides[LHS]) * nbytes
             used[at // _LINE % sets] = used.get(at // _LINE % sets, 0) + 1
-    return max(used.values()) > isa.l1_ways * 2 // 3
+    return max(used.values()) >= isa.l1_ways * 2 // 3
 
 
 def _cut(shape: Shape, tiling: Tiling) -> Cover:
