@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilth.ir.graph import Value, make_constant
-from tilth.ir.ops.helpers import as_dtype, as_shape, broadcast_to
+from tilth.ir.ops.helpers import as_shape, broadcast_to
 from tilth.ir.ops.table import op
-from tilth.ir.types import DType, bool_, f32
+from tilth.ir.types import DType, bool_
 
 
 def scalar(value: float | bool, like: Value | DType) -> Value:
@@ -107,12 +107,6 @@ def wrap_negative(index: Value, size: int) -> Value:
         return index
     wrapped = op.add(index, scalar(size, index))
     return op.select(op.compare(index, scalar(0, index), direction="LT"), wrapped, index)
-
-
-def widen(x: Value) -> Value:
-    """Narrow floats as f32, for computations that ONNX defines in f32."""
-    dtype = x.tensor.dtype
-    return as_dtype(x, f32) if dtype.is_float and dtype.bits < 32 else x
 
 
 def as_bool(x: Value) -> Value:

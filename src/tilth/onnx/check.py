@@ -116,7 +116,7 @@ def _check_graph(graph: Any, outer: tuple[set[str], ...], where: str, depth: int
     weights = [t.name for t in graph.initializer]
     weights += [t.values.name for t in graph.sparse_initializer]
     for kind, names in (("input", inputs), ("initialiser", weights)):
-        _check_text(names, where)
+        check_text(names, where)
         if twice := _duplicate(names):
             raise ModelError(f"{where}: {kind} '{twice}' is defined twice")
     outputs = [v.name for v in graph.output]
@@ -136,7 +136,7 @@ def _check_body(
     """One level of nodes: single definitions, no dangling reads, an order; then their bodies."""
     names = set(defined)
     for node in nodes:
-        _check_text((node.op_type, node.domain, node.name, *node.input, *node.output), where)
+        check_text((node.op_type, node.domain, node.name, *node.input, *node.output), where)
         for output in node.output:
             if output in names:
                 raise ModelError(f"{where}: {node_label(node)} defines '{output}' a second time")
@@ -163,8 +163,8 @@ def _check_body(
     return [n for n in all_reads if n not in names]
 
 
-def _check_text(texts: Iterable[Any], where: str) -> None:
-    """Protobuf hands over as bytes what is not valid UTF-8."""
+def check_text(texts: Iterable[Any], where: str) -> None:
+    """Names must be text: protobuf hands over as bytes what is not valid UTF-8."""
     for text in texts:
         if not isinstance(text, str):
             raise ModelError(f"{where}: the name {text!r} is not valid UTF-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = range(1, 9)
 _SPARSE_TENSOR = 11
 
 _REQUIRED = object()
+T = TypeVar("T")
 
 
 class DataDependentError(UnsupportedError):
@@ -75,6 +76,13 @@ class NodeContext:
         if default is _REQUIRED:
             raise ModelError(f"attribute '{name}' is required")
         return default
+
+    def choice(self, name: str, choices: Mapping[str, T], default: str) -> T:
+        """What a string attribute stands for; ModelError when it is none of `choices`."""
+        given = self.attr(name, default)
+        if given not in choices:
+            raise ModelError(f"attribute '{name}' is '{given}', not one of {', '.join(choices)}")
+        return choices[given]
 
     def static(self, value: Value, what: str) -> np.ndarray:
         """The array of an operand that must be known while compiling, such as a shape."""

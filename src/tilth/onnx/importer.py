@@ -29,6 +29,8 @@ from tilth.onnx.tensors import ELEMENT_TYPES, sparse_array, tensor_array
 
 # Results up to this many elements are computed while importing when all operands are constants.
 _FOLD_LIMIT = 1 << 14
+# Tensors up to this many elements are computed where a shape follows from them.
+_STATIC_LIMIT = 1 << 26
 # Nodes after inlining functions and unrolling loops: functions that call functions can grow without
 # end. Large language models have some ten thousand nodes.
 _NODE_LIMIT = 100_000
@@ -243,9 +245,15 @@ def _folded(value: Value) -> Value:
 def static_value(value: Value) -> np.ndarray | None:
     """The array of a value that follows from constants alone, else None."""
     array = constant_of(value)
-    if array is None and not any(n.op == "input" for n in toposort([value.node])):
-        (array,) = interpret(Graph((), (value,)), ())
-    return array
+    if array is not None:
+        return array
+    nodes = toposort([value.node])
+    if any(n.op == "input" for n in nodes):
+        return None
+    largest = max(v.tensor.size for n in nodes for v in n.outputs)
+    if largest > _STATIC_LIMIT:
+        raise UnsupportedError(f"a shape follows from a tensor of {largest} elements")
+    return interpret(Graph((), (value,)), ())[0]
 
 
 def _is_small(value: Value) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from tilth.ir.errors import ModelError
 from tilth.ir.types import Dim, DType
-from tilth.onnx.check import check_model, opset_imports
+from tilth.onnx.check import check_model, check_text, opset_imports
 from tilth.onnx.tensors import ExternalFiles, element_type, sparse_array, tensor_array
 
 ModelSource = Any  # str | os.PathLike | bytes | onnx.ModelProto | OnnxModel
@@ -182,4 +182,5 @@ def _dim(dim: Any, name: str, axis: int) -> Dim:
         if dim.dim_value < 0:
             raise ModelError(f"'{name}': dimension {axis} is {dim.dim_value}")
         return int(dim.dim_value)
+    check_text([dim.dim_param], f"'{name}', dimension {axis}")
     return dim.dim_param or f"{name}.{axis}"  # -1 is how some exporters write "unknown"

@@ -93,7 +93,7 @@ def scatter_elements(cx: NodeContext, x: Value, indices: Value, updates: Value) 
         inserted_window_dims=tuple(range(rank)),
         scatter_dims_to_operand_dims=tuple(range(rank)),
         index_vector_dim=rank,
-        kind=REDUCTION[cx.attr("reduction", "none")],
+        kind=cx.choice("reduction", REDUCTION, "none"),
     )
 
 
@@ -108,7 +108,7 @@ def scatter_nd(cx: NodeContext, x: Value, indices: Value, updates: Value) -> Val
         inserted_window_dims=tuple(range(depth)),
         scatter_dims_to_operand_dims=tuple(range(depth)),
         index_vector_dim=batch_rank,
-        kind=REDUCTION[cx.attr("reduction", "none")],
+        kind=cx.choice("reduction", REDUCTION, "none"),
     )
 
 

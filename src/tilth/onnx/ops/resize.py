@@ -60,7 +60,7 @@ def resize(
     else:
         raise ValueError("neither scales nor sizes are given")
     plan = dict(zip(axes, map(Axis, dims, outs, factors, regions), strict=True))
-    return _resize(cx, x, plan, mode, cx.attr("nearest_mode", "round_prefer_floor"))
+    return _resize(cx, x, plan, mode, cx.choice("nearest_mode", NEAREST, "round_prefer_floor"))
 
 
 @onnx_op("Resize", "Upsample", since=9)
@@ -83,7 +83,7 @@ def _upsample(cx: NodeContext, x: Value, scales: Sequence[float]) -> Value:
         axis: Axis(size, math.floor(size * scale), scale)
         for axis, (size, scale) in enumerate(zip(x.shape, scales, strict=True))
     }
-    return _resize(cx, x, plan, "asymmetric", "floor")
+    return _resize(cx, x, plan, "asymmetric", np.floor)
 
 
 def _from_sizes(
@@ -98,7 +98,13 @@ def _from_sizes(
     return [math.floor(factor * d + 0.5) for d in dims], [factor] * len(dims)
 
 
-def _resize(cx: NodeContext, x: Value, plan: dict[int, Axis], mode: str, nearest: str) -> Value:
+def _resize(
+    cx: NodeContext,
+    x: Value,
+    plan: dict[int, Axis],
+    mode: str,
+    nearest: Callable[[Array], Array],
+) -> Value:
     kind = cx.attr("mode", "nearest")
     changed = {
         axis: p for axis, p in plan.items() if p.size != p.out or p.scale != 1 or p.roi != (0, 1)
@@ -109,7 +115,7 @@ def _resize(cx: NodeContext, x: Value, plan: dict[int, Axis], mode: str, nearest
     for axis, p in changed.items():
         places = _coordinates(p, mode)
         if kind == "nearest":
-            x = _pick(x, axis, _nearest(places, nearest).clip(0, p.size - 1))
+            x = _pick(x, axis, nearest(places).clip(0, p.size - 1).astype(np.int64))
         else:
             x = _interpolate(x, axis, _weights(cx, p, places, kind))
         outside.append((axis, (places < 0) | (places > p.size - 1)))
@@ -141,14 +147,12 @@ def _coordinates(p: Axis, mode: str) -> Array:
     raise ValueError(f"coordinate_transformation_mode '{mode}'")
 
 
-def _nearest(places: Array, mode: str) -> Array:
-    rounded = {
-        "round_prefer_floor": lambda: np.ceil(places - 0.5),
-        "round_prefer_ceil": lambda: np.floor(places + 0.5),
-        "floor": lambda: np.floor(places),
-        "ceil": lambda: np.ceil(places),
-    }
-    return rounded[mode]().astype(np.int64)
+NEAREST: dict[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda places: np.ceil(places - 0.5),
+    "round_prefer_ceil": lambda places: np.floor(places + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
 
 
 def _pick(x: Value, axis: int, indices: Array) -> Value:
