@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tilth.ir.errors import ModelError
+from tilth.ir.errors import UnsupportedError
 from tilth.ir.graph import Graph, Value, constant_of, make_input
 from tilth.ir.ops.helpers import as_shape, permuted
 from tilth.ir.ops.table import op
@@ -109,7 +109,7 @@ def _unrolled(cx: NodeContext, carried: Sequence[Value], limit: int | None) -> l
     state, rows, step = list(carried), [], 0
     while limit is None or step < limit:
         if step >= _UNROLL_LIMIT:
-            raise ModelError(f"a loop of over {_UNROLL_LIMIT} iterations cannot be unrolled")
+            raise UnsupportedError(f"a loop of over {_UNROLL_LIMIT} iterations cannot be unrolled")
         going, *results = cx.body("body", [scalar(step, i64), scalar(True, bool_), *state])
         state = results[: len(carried)]
         rows.append(results[len(carried) :])
@@ -152,7 +152,7 @@ def _while(
     inner = dict(zip(captures, rest[len(carried) :], strict=True))
     going, *after = cx.body("body", [step, going, *rest[: len(carried)]], inner)
     if _types(after) != _types(carried):
-        raise DataDependentError("a loop changes the shape of what it carries", ())
+        raise UnsupportedError("a loop of unknown length changes the shape of what it carries")
     outputs = (op.add(step, scalar(1, i64)), as_shape(going, ()), limit, *after, *inner.values())
     body = Graph(tuple(inputs), outputs, name="body")
     results = op.while_(*state, cond=cond, body=body)
@@ -216,7 +216,7 @@ def _scan(cx: NodeContext, states: Sequence[Value], sequences: Sequence[Value]) 
 def scan_batched(cx: NodeContext, lengths: Value | None, *operands: Value) -> list[Value]:
     """Opset 8 scans each element of a leading batch dimension on its own."""
     if lengths is not None:
-        raise ModelError("sequence_lens of Scan is not supported")
+        raise UnsupportedError("sequence_lens of Scan")
     sequences = cx.attr("num_scan_inputs")
     count = len(operands) - sequences
     backs = cx.attr("directions", (0,) * sequences)
