@@ -264,7 +264,7 @@ def _hashable(attribute: object) -> Hashable:
         return (str(attribute.dtype), attribute.shape, attribute.tobytes())
     if isinstance(attribute, Graph):
         return body_key(attribute)
-    return attribute  # type: ignore[return-value]
+    return attribute
 
 
 def touched_bytes(views: Iterable[Operand]) -> int:

@@ -290,7 +290,7 @@ class _Channels:
                 if distance not in loaded:
                     loaded[distance] = self.fetch(0, pointers, distance)
                 totals[pixel] = self.multiply_add(loaded[distance], weight, totals[pixel])
-        return totals  # type: ignore[return-value]
+        return totals
 
     def filter(self, pointer: Val, tap: Shape) -> Val:
         return self.fetch(1, [pointer, pointer], _dot(tap, self.window.filter_steps))
@@ -316,7 +316,7 @@ class _Channels:
                     columns[distance] = self.column(pointers, distance, across)
                 total = self.combine(total, columns[distance])
             results.append(total)
-        return results  # type: ignore[return-value]
+        return results
 
     def column(self, pointers: Sequence[Val], distance: int, taps: Sequence[Shape]) -> Val:
         total: Val | None = None
