@@ -108,15 +108,16 @@ def shape_of(form: Contraction, isa: Isa) -> Shape:
 def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     """A good plan, from shapes and cache sizes alone."""
     form, height, width = shape.form, shape.height.size, shape.width.size
+    weights = form.depth * shape.vectors * shape.lanes * form.rhs_dtype.nbytes
+    fetching = rhs_is_constant and weights > isa.l2 // 2
     tiling = tiles.choose(
-        *(isa, height, width, shape.vectors, form.depth),
+        *(isa, height, width, shape.vectors, form.depth, fetching),
         lambda t: _CONFLICT_COST if _conflicts(shape, t, isa) else 1.0,
     )
     one_tile = tiling.height.count * tiling.width.count == 1  # panels are used only once
     chunk, tap_loops = (0, 0) if one_tile else _depth_block(shape, tiling, isa)
     depth_outside = bool(chunk) and _too_deep(shape, isa)
     rhs = _rhs_mode(shape, tiling, rhs_is_constant, isa)
-    weights = form.depth * shape.vectors * shape.lanes * form.rhs_dtype.nbytes
     row_blocks, panel_blocks = _cache_blocks(shape, tiling, chunk if depth_outside else 0, rhs, isa)
     row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, threads)
     return Plan(
@@ -130,7 +131,7 @@ def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
         panel_blocks=panel_blocks,
         panels_first=panel_blocks % threads == 0,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
-        fetch_ahead=rhs_is_constant and weights > isa.l2 // 2 and not one_tile,
+        fetch_ahead=fetching and not one_tile,
     )
 
 
@@ -198,17 +199,22 @@ def _cut(shape: Shape, tiling: Tiling) -> Cover:
 
 
 def _cache_blocks(shape: Shape, tiling: Tiling, chunk: int, rhs: Rhs, isa: Isa) -> tuple[int, int]:
-    """(row_blocks, panel_blocks) so that a block's rows, and packed panels, take half of L2."""
+    """(row_blocks, panel_blocks) so that what a block reads again stays in L2."""
     form, size = shape.form, shape.form.lhs_dtype.nbytes
+    packed = form.depth * shape.columns.size * form.rhs_dtype.nbytes
     if rhs == "copied":
-        packed = form.depth * shape.columns.size * form.rhs_dtype.nbytes
         return 1, min(tiling.panels.count, max(1, math.ceil(packed / (isa.l2 // 2))))
-    if chunk:  # a chunk of each row, and its sums
-        touched = shape.rows * (chunk * size + shape.columns.size * form.accumulator.nbytes)
+    if chunk:
+        left = shape.rows * chunk * size
     else:  # windows overlap: what their rows span, if that is less
         span = max(lp.size * abs(lp.strides[LHS]) for lp in (shape.height, shape.width))
-        touched = min(shape.rows * form.depth, max(span, shape.rows)) * size
-    return min(_cut(shape, tiling).count, max(1, math.ceil(touched / (isa.l2 // 2)))), 1
+        left = min(shape.rows * form.depth, max(span, shape.rows)) * size
+    results = shape.rows * shape.columns.size * form.accumulator.nbytes
+    if packed <= isa.l2 // 4:  # rereading the weights is cheap: keep rows and results at hand
+        touched, room = left + results, isa.l2 // 16
+    else:
+        touched, room = left + (results if chunk else 0), isa.l2 // 2
+    return min(_cut(shape, tiling).count, max(1, math.ceil(touched / room))), 1
 
 
 def _share(

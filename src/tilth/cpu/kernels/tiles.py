@@ -90,15 +90,16 @@ def cycles(isa: Isa, rows: int, vectors: int) -> float:
     return max(compute, loads / _LOADS, _CHAIN)
 
 
-def fits(isa: Isa, rows: int, vectors: int) -> bool:
+def fits(isa: Isa, rows: int, vectors: int, fetching: bool = False) -> bool:
     """Do accumulators, a row of the right operand and one broadcast stay in registers?
 
-    LLVM's scheduler loads ahead where it can, so that some registers must be left: found by
-    counting spills in the loops it makes.
+    LLVM's scheduler loads ahead where it can, so that some registers must be left, more of them
+    when the loop is `fetching` ahead: found by counting spills in the loops it makes.
     """
     if vectors == 1 and not isa.broadcast_operand and rows > isa.registers // 2:
         return False
-    roomy = isa.registers > 16 and not (isa.broadcast_operand and vectors <= 2)
+    tight = isa.broadcast_operand and vectors <= 2 and not fetching
+    roomy = isa.registers > 16 and not tight
     return rows * vectors + vectors + 1 <= isa.registers - (3 if roomy else 0)
 
 
@@ -108,29 +109,32 @@ def choose(
     width: int,
     vectors: int,
     depth: int,
+    fetching: bool = False,
     penalty: Callable[[Tiling], float] = lambda tiling: 1.0,
 ) -> Tiling:
     """The tiling with the fewest estimated cycles for one (height x width) x vectors result.
 
     `penalty` is a factor for what shapes alone do not show.
     """
-    every = candidates(isa, height, width, vectors)
+    every = candidates(isa, height, width, vectors, fetching)
     return min(every, key=lambda t: cost(isa, t, depth) * penalty(t))
 
 
-def candidates(isa: Isa, height: int, width: int, vectors: int) -> Iterator[Tiling]:
+def candidates(
+    isa: Isa, height: int, width: int, vectors: int, fetching: bool = False
+) -> Iterator[Tiling]:
     """All tilings whose largest micro-kernel fits the registers."""
     for nv in range(1, min(vectors, isa.registers // 2) + 1):
         panels = Panels(vectors, nv)
         for tw in range(1, min(width, isa.registers - 2) + 1):
-            if not fits(isa, tw, nv):
+            if not fits(isa, tw, nv, fetching):
                 break
             columns = cover(width, tw)
             if columns.size != tw:
                 continue
             for th in range(1, min(height, isa.registers // tw) + 1):
                 rows = cover(height, th)
-                if rows.size == th and fits(isa, th * tw, nv):
+                if rows.size == th and fits(isa, th * tw, nv, fetching):
                     yield Tiling(rows, columns, panels)
 
 
