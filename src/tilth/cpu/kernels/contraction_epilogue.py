@@ -73,6 +73,12 @@ class Epilogue:
             moved.append(pointer)
         return moved
 
+    def vector(self, e: Emitter, pointers: Sequence[Val], index: int | Val) -> list[Val]:
+        """The pointers moved to vector `index` of a row."""
+        lane = [self._lane_stride(i) * self.dtypes[i].nbytes for i in range(len(pointers))]
+        moves = zip(pointers, lane, strict=True)
+        return [step(e, p, index, self.shape.lanes * nbytes) for p, nbytes in moves]
+
     def _load(self, e: Emitter, pointer: Val, i: int, v: int, count: int | None) -> Val:
         at = self._column(e, pointer, i, v)
         return load(e, at, self.dtypes[i], self.shape.lanes, self._lane_stride(i), count)

@@ -67,6 +67,26 @@ def canonicalise(
     body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...]
 ) -> Contraction:
     """Loops of the hero of a `contraction` fusion. Raises CompileError when it has none."""
+    form = as_written(body, operands, results)
+    by_result = _by_stride([*form.m, *form.n], RESULT)
+    form = replace(
+        form,
+        batch=_merge([lp for lp in by_result if lp.strides[LHS] and lp.strides[RHS]]),
+        m=_merge([lp for lp in by_result if not lp.strides[RHS]]),
+        n=_merge([lp for lp in by_result if lp.strides[RHS] and not lp.strides[LHS]]),
+        k=_merge(_by_stride(list(form.k), LHS)),
+    )
+    return _swapped(form) if _better_swapped(form) else form
+
+
+def as_written(
+    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...]
+) -> Contraction:
+    """The hero's loops as its op defines them: the last one of the result is n, the others are m.
+
+    Those of a convolution are m = (batch, *spatial, groups), n = (channels of a group,) and
+    k = (*taps, input channels of a group). Raises CompileError when there is no hero.
+    """
     hero = _hero(body)
     lhs, rhs = (body.inputs.index(v) for v in hero.inputs)
     extras = tuple(i for i, v in enumerate(body.inputs) if _feeds_epilogue(body, hero, v))
@@ -77,16 +97,11 @@ def canonicalise(
     ]
     split = _split_dot if hero.op == "dot_general" else _split_convolution
     output, reduced = split(hero, operands[lhs], operands[rhs], outer)
-    by_result = _by_stride(output, RESULT)
-    batch = [lp for lp in by_result if lp.strides[LHS] and lp.strides[RHS]]
-    n = [lp for lp in by_result if lp.strides[RHS] and not lp.strides[LHS]]
-    m = [lp for lp in by_result if not lp.strides[RHS]]
-    form = Contraction(
+    return Contraction(
         *(body, hero, lhs, rhs, extras),
-        *(_merge(batch), _merge(m), _merge(n), _merge(_by_stride(reduced, LHS))),
+        *((), tuple(output[:-1]), tuple(output[-1:]), tuple(reduced)),
         *(operands[lhs].dtype, operands[rhs].dtype, _accumulator(hero)),
     )
-    return _swapped(form) if _better_swapped(form) else form
 
 
 def _hero(body: Graph) -> Node:

@@ -1,0 +1,194 @@
+"""The functions a Winograd kernel calls for one tile: transforms of data and results, products.
+
+Channels lie in lanes. Patches that hang over the border of the data, and channels that do not fill
+a vector, are first copied into a small patch with zeros around, so that there is one fast way.
+"""
+
+from __future__ import annotations
+
+import math
+
+import llvmlite.ir as ll
+
+from tilth.cpu.access import load
+from tilth.cpu.emit import F32, I64, PTR, Emitter, Val, vector
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
+from tilth.cpu.kernels.contraction_form import LHS
+from tilth.cpu.kernels.contraction_plan import Shape
+from tilth.cpu.kernels.microkernel import LINE, Depth, Stream, accumulate, unrolling
+from tilth.cpu.kernels.winograd_plan import FLOAT, Plan
+from tilth.cpu.kernels.winograd_transform import transform_2d
+from tilth.ir.types import f32
+
+
+class Parts:
+    """Internal functions of the module, made when they are first asked for."""
+
+    def __init__(
+        self, module: ll.Module, isa: Isa, name: str, shape: Shape, plan: Plan, epilogue: Epilogue
+    ):
+        self.module, self.isa, self.name = module, isa, name
+        self.shape, self.plan, self.epilogue = shape, plan, epilogue
+        self.transform = plan.transform
+        self.lanes = vector(F32, shape.lanes)
+        self._made: dict[str, ll.Function] = {}
+        channel = shape.form.k[-1]
+        self.channel_stride = channel.strides[LHS]
+        # leading vectors of input channels that need no patch where all pixels exist
+        self.plain_vectors = channel.size // shape.lanes if self.channel_stride == 1 else 0
+
+    def _function(self, label: str, args: list[ll.Type]) -> Emitter:
+        e = Emitter(self.module, self.isa, f"{self.name}.{label}", args)
+        e.fn.linkage = "internal"
+        e.fn.attributes.add("noinline")
+        return e
+
+    # -- data --------------------------------------------------------------------------------
+    def data(self) -> ll.Function:
+        """f(source, target): transform a whole patch, all full vectors of channels."""
+        if "data" not in self._made:
+            e = self._function("data", [PTR, PTR])
+            with e.loop(0, self.plain_vectors) as v:
+                at, to = (step(e, p, v, self.plan.vector) for p in e.args)
+                self._transform_data(e, at, self._pixel_strides(), to)
+            self._made["data"] = e.finish()
+        return self._made["data"]
+
+    def patched(self) -> ll.Function:
+        """f(source, target, patch, rows, columns, v): the same where only rows x columns pixels
+        exist, for the vectors of channels from `v` on."""
+        if "patched" not in self._made:
+            self._made["patched"] = self._emit_patched()
+        return self._made["patched"]
+
+    def _emit_patched(self) -> ll.Function:
+        e = self._function("patched", [PTR, PTR, PTR, I64, I64, I64])
+        source, target, patch, rows, columns, first = e.args
+        size, lanes, channels = self.transform.size, self.shape.lanes, self.plan.problem.channels
+        zero = e.const(self.lanes, 0)
+        with e.loop(first, self.plan.problem.depth_vectors) as v:
+            at = step(e, source, v, self.channel_stride * self.plan.vector)
+            left = e.b.sub(I64(channels), e.b.mul(v, I64(lanes))) if channels % lanes else None
+            with e.loop(0, size) as row, e.loop(0, size) as column:
+                inside = e.b.and_(
+                    e.b.icmp_signed("<", row, rows), e.b.icmp_signed("<", column, columns)
+                )
+                pixel = at
+                for index, nbytes in zip((row, column), self._pixel_strides(), strict=True):
+                    pixel = step(e, pixel, index, nbytes)
+                pixel = e.b.select(inside, pixel, at)  # any that exists
+                value = load(e, pixel, f32, lanes, self.channel_stride, left)
+                number = e.b.add(e.b.mul(row, I64(size)), column)
+                e.store(e.b.select(inside, value, zero), step(e, patch, number, self.plan.vector))
+            strides = (size * self.plan.vector, self.plan.vector)
+            self._transform_data(e, patch, strides, step(e, target, v, self.plan.vector))
+        return e.finish()
+
+    def _pixel_strides(self) -> tuple[int, int]:
+        """Bytes between neighbouring rows and columns of the data."""
+        return (
+            self.shape.height.strides[LHS] * FLOAT,
+            self.shape.width.strides[LHS] * FLOAT,
+        )
+
+    def _transform_data(
+        self, e: Emitter, source: Val, strides: tuple[int, int], target: Val
+    ) -> None:
+        t, (high, wide) = self.transform, strides
+
+        def get(row: int, column: int) -> Val:
+            return e.load(e.offset(source, row * high + column * wide), self.lanes)
+
+        def put(row: int, column: int, value: Val) -> None:
+            plane = (row * t.size + column) * self.plan.data_plane
+            e.store(value, e.offset(target, plane), align=self.plan.vector)
+
+        transform_2d(e, t.data_groups(), t.data_rows, t.size, get, put)
+
+    # -- products ----------------------------------------------------------------------------
+    def product(self, rows: int, vectors: int) -> ll.Function:
+        """f(data, weights, sums, ahead): a register tile of one product.
+
+        On the way it brings `fetched(rows, vectors)` bytes from `ahead` on into L2.
+        """
+        label = f"product{rows}x{vectors}"
+        if label not in self._made:
+            self._made[label] = self._emit_product(label, rows, vectors)
+        return self._made[label]
+
+    def fetched(self, rows: int, vectors: int) -> int:
+        """Bytes one call of `product` fetches ahead."""
+        return self._streams(vectors) * self._stream_bytes(rows, vectors)
+
+    def _streams(self, vectors: int) -> int:
+        """Places from which weights are fetched ahead, a line per turn of the inner loop each, so
+        that the tiles of a block bring all of the next product's."""
+        if not self.plan.streamed:
+            return 0
+        rows = self.plan.tiling.width.size - 1 or 1
+        groups = -(-self.plan.tiling.width.count // self.plan.tile_blocks)
+        wanted = self.plan.problem.channels * vectors * self.plan.vector
+        return math.ceil(wanted / (groups * max(LINE, self._stream_bytes(rows, vectors))))
+
+    def _stream_bytes(self, rows: int, vectors: int) -> int:
+        return self.plan.problem.channels // unrolling(rows * vectors) * LINE
+
+    def _emit_product(self, label: str, rows: int, vectors: int) -> ll.Function:
+        e, plan = self._function(label, [PTR] * 4), self.plan
+        data, weights, sums, ahead = e.args
+        lanes = tuple(v * plan.vector for v in range(vectors))
+        left = Stream(f32, f32, tuple(r * plan.data_pitch for r in range(rows)))
+        right = Stream(f32, f32, lanes, (None,) * vectors)
+        depth = Depth(plan.problem.channels, FLOAT, vectors * plan.vector)
+        each = self._stream_bytes(rows, vectors)
+        fetched = [e.offset(ahead, i * each) for i in range(self._streams(vectors))]
+        accs = [e.const(self.lanes, 0)] * (rows * vectors)
+        pointers = [data, weights, *fetched]
+        accs = accumulate(e, left, right, pointers, (), depth, depth.size, accs)
+        for i, acc in enumerate(accs):
+            at = e.offset(sums, i // vectors * plan.sum_pitch + lanes[i % vectors])
+            e.store(acc, at, align=plan.vector)
+        return e.finish()
+
+    # -- results -----------------------------------------------------------------------------
+    def finish(self, vectors: int, last: bool) -> ll.Function:
+        """f(sums, tile, rows, columns, result, extras...): the pixels of a tile.
+
+        Transforms the sums, of which rows x columns pixels exist, and finishes and stores those.
+        """
+        label = f"finish{vectors}{'last' * last}"
+        if label not in self._made:
+            self._made[label] = self._emit_finish(label, vectors, self.shape.tail if last else None)
+        return self._made[label]
+
+    def _emit_finish(self, label: str, vectors: int, tail: int | None) -> ll.Function:
+        tensors = 1 + len(self.shape.form.extras)
+        e = self._function(label, [PTR, PTR, I64, I64] + [PTR] * tensors)
+        full = vectors - (tail is not None)
+        if full:
+            with e.loop(0, full) as v:
+                self._finish_vector(e, v, None)
+        if tail is not None:
+            self._finish_vector(e, I64(full), tail)
+        return e.finish()
+
+    def _finish_vector(self, e: Emitter, v: Val, count: int | None) -> None:
+        sums, tile, rows, columns, *tensors = e.args
+        sums = step(e, sums, v, self.plan.vector)
+        t = self.transform
+
+        def get(row: int, column: int) -> Val:
+            plane = (row * t.size + column) * self.plan.sum_plane
+            return e.load(e.offset(sums, plane), self.lanes, align=self.plan.vector)
+
+        def put(row: int, column: int, value: Val) -> None:
+            e.store(value, e.offset(tile, (row * t.outputs + column) * self.plan.vector))
+
+        transform_2d(e, t.result_groups(), t.result_rows, t.size, get, put)
+        at = self.epilogue.vector(e, tensors, v)
+        known = self.epilogue.row_invariant(e, at, [count])
+        with e.loop(0, rows) as row, e.loop(0, columns) as column:
+            number = e.b.add(e.b.mul(row, I64(t.outputs)), column)
+            value = e.load(step(e, tile, number, self.plan.vector), self.lanes)
+            self.epilogue.finish(e, self.epilogue.row(e, at, row, column), known, [value], [count])
