@@ -123,11 +123,16 @@ def _reduce_exponent(e: Emitter, x: Val) -> tuple[Val, Val, Val]:
     return integer, r, rest
 
 
-def _clamp(e: Emitter, x: Val, low: float, high: float) -> Val:
-    """x within [low, high]; NaN stays NaN."""
-    low_, high_ = e.const(x.type, low), e.const(x.type, high)
-    x = e.b.select(e.b.fcmp_ordered("<", x, low_), low_, x)
-    return e.b.select(e.b.fcmp_ordered(">", x, high_), high_, x)
+def _at_most(e: Emitter, x: Val, high: float) -> Val:
+    """min(x, high); NaN stays NaN."""
+    limit = e.const(x.type, high)
+    return e.b.select(e.b.fcmp_ordered(">", x, limit), limit, x)
+
+
+def _at_least(e: Emitter, x: Val, low: float) -> Val:
+    """max(x, low); NaN stays NaN."""
+    limit = e.const(x.type, low)
+    return e.b.select(e.b.fcmp_ordered("<", x, limit), limit, x)
 
 
 def _copysign(e: Emitter, magnitude: Val, sign: Val) -> Val:
@@ -136,17 +141,20 @@ def _copysign(e: Emitter, magnitude: Val, sign: Val) -> Val:
 
 # -- functions -----------------------------------------------------------------------------------
 def _exponential(e: Emitter, x: Val) -> Val:
-    # beyond these bounds the result is 0 or infinity anyway; two factors reach denormals
-    n, r, rest = _reduce_exponent(e, _clamp(e, x, -104.0, 89.0))
-    mantissa = e.b.fadd(e.b.fadd(rest, r), e.const(x.type, 1.0))
-    half = e.b.ashr(n, e.const(n.type, 1))
+    zero, one = e.const(x.type, 0.0), e.const(x.type, 1.0)
+    # results below half the least denormal are 0; computing them would trap into slow microcode
+    vanishes = e.b.fcmp_ordered("<", x, e.const(x.type, -103.98))
+    n, r, rest = _reduce_exponent(e, _at_most(e, e.b.select(vanishes, zero, x), 89.0))
+    mantissa = e.b.fadd(e.b.fadd(rest, r), one)
+    half = e.b.ashr(n, e.const(n.type, 1))  # two factors reach denormals and infinity
     scaled = e.b.fmul(mantissa, _power_of_two(e, half, x.type))
-    return e.b.fmul(scaled, _power_of_two(e, e.b.sub(n, half), x.type))
+    result = e.b.fmul(scaled, _power_of_two(e, e.b.sub(n, half), x.type))
+    return e.b.select(vanishes, zero, result)
 
 
 def _exponential_minus_one(e: Emitter, x: Val) -> Val:
     one = e.const(x.type, 1.0)
-    n, r, rest = _reduce_exponent(e, _clamp(e, x, -80.0, 60.0))
+    n, r, rest = _reduce_exponent(e, _at_least(e, _at_most(e, x, 60.0), -80.0))
     scale = _power_of_two(e, n, x.type)
     near = e.fma(scale, e.b.fadd(rest, r), e.b.fsub(scale, one))  # no cancellation around 0
     large = e.b.fcmp_ordered(">", x, e.const(x.type, 60.0))
@@ -202,10 +210,7 @@ def _erf(e: Emitter, x: Val) -> Val:
     magnitude, square = e.intrinsic("fabs", x), e.b.fmul(x, x)
     small = e.b.fcmp_ordered("<", magnitude, e.const(x.type, 0.92))
     near_zero = e.fma(_polynomial(e, square, _ERF), x, x)
-    capped = e.b.select(
-        e.b.fcmp_ordered(">", magnitude, e.const(x.type, 4.0)), e.const(x.type, 4.0), magnitude
-    )
-    complement = _exponential(e, _polynomial(e, capped, _LOG_ERFC))
+    complement = _exponential(e, _polynomial(e, _at_most(e, magnitude, 4.0), _LOG_ERFC))
     far = _copysign(e, e.b.fsub(e.const(x.type, 1.0), complement), x)
     return e.b.select(small, near_zero, far)
 
