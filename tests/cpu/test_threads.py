@@ -4,7 +4,6 @@ import os
 import threading
 import time
 
-import llvmlite.ir as ll
 import numpy as np
 import pytest
 
@@ -70,6 +69,11 @@ def check(region: CpuRegion, calls: int) -> None:
 
 def test_barriers_order_the_steps(region):
     check(region, calls=500)
+
+
+def test_a_region_may_be_dropped_right_after_its_call():
+    for _ in range(20):  # a helper that were still inside its code would crash the process
+        check(chain_of_means(threads=2), calls=3)
 
 
 def test_arena_is_reused_between_steps_whose_buffers_are_dead(region):

@@ -80,7 +80,6 @@ class _Main:
             self._call(step, function)
             self._timestamp(2 * i + 1, len(steps))
             unsynced.append(step)
-        self._barrier()
         return e.finish()
 
     def _call(self, step: Step, function: ll.Function) -> None:

@@ -9,6 +9,8 @@ Everything lives in the pool's memory, one cache line per field that threads fig
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import llvmlite.ir as ll
 
 from tilth.cpu.emit import I32, I64, PTR, VOID, Emitter, Val
@@ -17,7 +19,8 @@ from tilth.cpu.isa import Isa
 # Byte offsets in a pool's memory.
 EPOCH, SLEEPING_WORKERS, MAIN, TABLE = 0, 64, 128, 136
 ARRIVED, GENERATION, SLEEPING_AT_BARRIER = 192, 256, 320
-POOL_BYTES = 384
+FINISHED, SLEEPING_CALLER = 384, 448
+POOL_BYTES = 512
 
 _SPINS = 4000  # turns with a pause between, some 50-100 us, before a thread goes to sleep
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
@@ -46,21 +49,32 @@ def barrier(module: ll.Module, isa: Isa, threads: int) -> ll.Function:
             e.b.atomic_rmw("add", generation, I32(1), "seq_cst")
             _wake_sleepers(e, generation, e.offset(pool, SLEEPING_AT_BARRIER))
         with others:
-            _wait_for_change(e, generation, before, e.offset(pool, SLEEPING_AT_BARRIER))
+            _wait_until(e, generation, e.offset(pool, SLEEPING_AT_BARRIER), _differs(e, before))
     return e.finish()
 
 
 def _emit_run(module: ll.Module, isa: Isa, main: ll.Function, threads: int) -> None:
-    """`tilth_run(pool, table)`: one call of the program, the caller being thread 0."""
+    """`tilth_run(pool, table)`: one call of the program, the caller being thread 0.
+
+    It returns when every worker has left `main`, so that the program may be unloaded afterwards.
+    """
     e = Emitter(module, isa, "tilth_run", [PTR, PTR])
     pool, table = e.args
-    if threads > 1:
-        e.store(main, e.offset(pool, MAIN))
-        e.store(table, e.offset(pool, TABLE))
-        epoch = e.offset(pool, EPOCH)
-        e.b.atomic_rmw("add", epoch, I32(1), "seq_cst")
-        _wake_sleepers(e, epoch, e.offset(pool, SLEEPING_WORKERS))
+    if threads == 1:
+        e.b.call(main, [table, I32(0), pool])
+        e.finish()
+        return
+    finished, epoch = e.offset(pool, FINISHED), e.offset(pool, EPOCH)
+    e.store(main, e.offset(pool, MAIN))
+    e.store(table, e.offset(pool, TABLE))
+    e.b.atomic_rmw("xchg", finished, I32(0), "monotonic")
+    e.b.atomic_rmw("add", epoch, I32(1), "seq_cst")
+    _wake_sleepers(e, epoch, e.offset(pool, SLEEPING_WORKERS))
     e.b.call(main, [table, I32(0), pool])
+    _wait_until(
+        *(e, finished, e.offset(pool, SLEEPING_CALLER)),
+        lambda count: e.b.icmp_unsigned("==", count, I32(threads - 1)),
+    )
     e.finish()
 
 
@@ -68,41 +82,45 @@ def _emit_worker(module: ll.Module, isa: Isa) -> None:
     """`tilth_worker(pool, tid)`: serve calls for ever. The pool's epoch must be 0 at the start."""
     e = Emitter(module, isa, "tilth_worker", [PTR, I32])
     pool, tid = e.args
-    epoch = e.offset(pool, EPOCH)
+    epoch, finished = e.offset(pool, EPOCH), e.offset(pool, FINISHED)
     seen = e.var(I32, I32(0))
     forever = e.fn.append_basic_block("forever")
     e.b.branch(forever)
     e.b.position_at_end(forever)
-    _wait_for_change(e, epoch, e.b.load(seen, typ=I32), e.offset(pool, SLEEPING_WORKERS))
+    _wait_until(*(e, epoch, e.offset(pool, SLEEPING_WORKERS)), _differs(e, e.b.load(seen, typ=I32)))
     e.b.store(e.b.load_atomic(epoch, "acquire", 4, typ=I32), seen)
     main = e.load(e.offset(pool, MAIN), ll.FunctionType(VOID, [PTR, I32, PTR]).as_pointer())
     table = e.load(e.offset(pool, TABLE), PTR)
     e.b.call(main, [table, tid, pool])
+    e.b.atomic_rmw("add", finished, I32(1), "seq_cst")
+    _wake_sleepers(e, finished, e.offset(pool, SLEEPING_CALLER))
     e.b.branch(forever)
     e.finish()
 
 
-def _wait_for_change(e: Emitter, word: Val, old: Val, sleepers: Val) -> None:
-    """Return once `*word != old`: spin `_SPINS` turns, then sleep until woken."""
+def _differs(e: Emitter, old: Val) -> Callable[[Val], Val]:
+    return lambda value: e.b.icmp_unsigned("!=", value, old)
+
+
+def _wait_until(e: Emitter, word: Val, sleepers: Val, ready: Callable[[Val], Val]) -> None:
+    """Return once `ready(*word)`: spin `_SPINS` turns, then sleep until woken."""
     spins = e.var(I64, I64(0))
-    test, spin, sleep, done = (
-        e.fn.append_basic_block(f"wait.{n}") for n in ["test", "spin", "sleep", "done"]
-    )
+    names = ("test", "patience", "spin", "sleep", "done")
+    test, patience, spin, sleep, done = (e.fn.append_basic_block(f"wait.{n}") for n in names)
     e.b.branch(test)
     e.b.position_at_end(test)
-    changed = e.b.icmp_unsigned("!=", e.b.load_atomic(word, "acquire", 4, typ=I32), old)
+    value = e.b.load_atomic(word, "acquire", 4, typ=I32)
+    e.b.cbranch(ready(value), done, patience)
+    e.b.position_at_end(patience)
     turn = e.b.load(spins, typ=I64)
     e.b.store(e.b.add(turn, I64(1)), spins)
-    patience = e.fn.append_basic_block("wait.patience")
-    e.b.cbranch(changed, done, patience)
-    e.b.position_at_end(patience)
     e.b.cbranch(e.b.icmp_unsigned("<", turn, I64(_SPINS)), spin, sleep)
     e.b.position_at_end(spin)
     _pause(e)
     e.b.branch(test)
     e.b.position_at_end(sleep)
     e.b.atomic_rmw("add", sleepers, I32(1), "seq_cst")
-    _futex(e, word, _WAIT_PRIVATE, old)
+    _futex(e, word, _WAIT_PRIVATE, value)
     e.b.atomic_rmw("sub", sleepers, I32(1), "seq_cst")
     e.b.branch(test)
     e.b.position_at_end(done)
