@@ -13,7 +13,7 @@ import numpy as np
 
 from tilth.ir.graph import Value, make_constant
 from tilth.ir.ops.table import op
-from tilth.ir.types import DType, Shape, f32
+from tilth.ir.types import DType, f32
 
 
 def scalar(number: complex, like: Value) -> Value:
