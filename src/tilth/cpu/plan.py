@@ -15,6 +15,7 @@ import numpy as np
 from tilth.cpu import kernels
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernels import winograd
 from tilth.cpu.view import Buffer, View, behind, dense_view, through
 from tilth.ir.graph import Graph, Node, Value, make_constant, make_input
 from tilth.ir.types import Shape
@@ -39,14 +40,17 @@ class Step:
         return range(first, len(self.reads))
 
 
-def plan(graph: Graph, isa: Isa, threads: int) -> list[Step]:
-    """The steps that compute `graph`, in order. Raises CompileError."""
-    return _Planner(graph, isa, threads).run()
+def plan(graph: Graph, isa: Isa, threads: int, exact: bool = False) -> list[Step]:
+    """The steps that compute `graph`, in order. Raises CompileError.
+
+    `exact` keeps to algorithms that compute what the graph says, term by term.
+    """
+    return _Planner(graph, isa, threads, exact).run()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, isa: Isa, threads: int):
-        self.graph, self.isa, self.threads = graph, isa, threads
+    def __init__(self, graph: Graph, isa: Isa, threads: int, exact: bool):
+        self.graph, self.isa, self.threads, self.exact = graph, isa, threads, exact
         self.homes: dict[Value, View] = {}
         self.views: dict[Value, View] = {}
         self.steps: list[Step] = []
@@ -148,10 +152,24 @@ class _Planner:
         writes = tuple(self.homes.get(v) or self._fresh(v) for v in node.outputs)
         self.views.update(zip(node.outputs, writes, strict=True))
         if node.op == "fusion":
-            lower = kernels.FUSION_KINDS[node.attrs["kind"]]
+            kind = node.attrs["kind"]
+            lower = self._lower_contraction if kind == "contraction" else kernels.FUSION_KINDS[kind]
             self._step(node, lower, reads, writes, body=node.attrs["body"])
         else:
             self._step(node, kernels.OPS[node.op], reads, writes)
+
+    def _lower_contraction(
+        self,
+        body: Graph,
+        operands: tuple[Operand, ...],
+        results: tuple[Operand, ...],
+        isa: Isa,
+        threads: int,
+    ) -> Kernel:
+        """By Winograd's algorithm where that is expected to be faster and allowed."""
+        fast = not self.exact and winograd.pays(body, operands, results, isa, threads)
+        lower = winograd.lower if fast else kernels.FUSION_KINDS["contraction"]
+        return lower(body, operands, results, isa, threads)
 
     def _copy(self, source: View, target: View, node: Node) -> None:
         x = make_input(node.types[0], "x")

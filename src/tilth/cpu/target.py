@@ -42,10 +42,11 @@ class CpuTarget:
 
     def compile(self, region: Graph, options: Options) -> CpuRegion:
         threads = options.threads or usable_cores()
-        steps = plan(region, self.isa, threads)
+        exact = options.precision == "exact"
+        steps = plan(region, self.isa, threads, exact)
         if threads > 1 and _is_tiny(steps):
             threads = 1
-            steps = plan(region, self.isa, threads)
+            steps = plan(region, self.isa, threads, exact)
         memory = assign(steps)
         module = emit_program(steps, memory, len(region.inputs), self.isa, threads)
         return CpuRegion(
