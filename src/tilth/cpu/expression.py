@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import llvmlite.ir as ll
+import numpy as np
 
 from tilth.cpu import vmath
 from tilth.cpu.access import memory_type, register_type, to_memory, to_register
-from tilth.cpu.emit import F64, Emitter, Val, element, mangle, width
+from tilth.cpu.emit import F32, F64, I32, Emitter, Val, element, vector, width
 from tilth.ir.errors import CompileError
 from tilth.ir.graph import Node, Value, constant_of
-from tilth.ir.types import DType
+from tilth.ir.types import DType, f32
 
 Rule = Callable[..., Val]
 IDENTITY = frozenset({"reshape", "broadcast_in_dim"})  # on aligned operands nothing moves
@@ -94,9 +95,7 @@ def convert(e: Emitter, x: Val, source: DType, target: DType) -> Val:
     if source.is_float and target.is_float:
         return _round_to(e, _resize_float(e, x, type_), target)
     if source.is_float:
-        sign = "s" if target.kind == "int" else "u"
-        name = f"llvm.fpto{sign}i.sat.{mangle(type_)}.{mangle(x.type)}"
-        return e.b.call(e.declare(name, type_, [x.type]), [x])
+        return _float_to_integer(e, x, target)
     if target.is_float:
         signed = source.kind == "int"
         return _round_to(e, (e.b.sitofp if signed else e.b.uitofp)(x, type_), target)
@@ -131,6 +130,29 @@ def _round_to(e: Emitter, x: Val, dtype: DType) -> Val:
     if dtype.name not in ("f16", "bf16"):
         return x
     return to_register(e, to_memory(e, x, dtype), dtype)
+
+
+def _float_to_integer(e: Emitter, x: Val, target: DType) -> Val:
+    """Truncated and saturated; NaN gives 0. Narrow integers come by way of i32, which is fast."""
+    n = width(x.type)
+    low, high = identity_of("max", target), identity_of("min", target)
+    most = _greatest_float(element(x.type), int(high))
+    inside = e.b.select(_is_nan(e, x), e.const(x.type, 0.0), x)
+    inside = _maximum(e, f32, inside, e.const(x.type, float(low)))
+    inside = _minimum(e, f32, inside, e.const(x.type, most))
+    if target.bits < 32:
+        return e.b.trunc(e.b.fptosi(inside, vector(I32, n)), register_type(target, n))
+    to_integer = e.b.fptosi if target.kind == "int" else e.b.fptoui
+    result = to_integer(inside, register_type(target, n))
+    above = e.b.fcmp_ordered(">", x, e.const(x.type, most))
+    return e.b.select(above, e.const(result.type, high), result) if most < high else result
+
+
+def _greatest_float(type_: ll.Type, limit: int) -> float:
+    """The greatest f32 or f64 that is not above an integer."""
+    dtype = np.float32 if type_ == F32 else np.float64
+    nearest = dtype(limit)
+    return float(nearest if int(nearest) <= limit else np.nextafter(nearest, dtype(0)))
 
 
 def _is_nan(e: Emitter, x: Val) -> Val:

@@ -1,13 +1,17 @@
-"""Uniform quantisation with an explicit scale and zero point, per tensor or per axis."""
+"""Uniform quantisation with an explicit scale and zero point, per tensor or per axis.
+
+Small floats are computed in float32. Up to 16 bits everything is exact there but the division and
+the multiplication by the scale; 32-bit integers and their zero points meet in float64.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-
+from tilth.ir.graph import Value
 from tilth.ir.ops.checks import check_axis, check_kind
-from tilth.ir.ops.numerics import Array, narrow, saturating_round, widen
-from tilth.ir.ops.table import infer, primitive, reference
-from tilth.ir.types import DType, TensorType
+from tilth.ir.ops.helpers import align, as_dtype, scalar
+from tilth.ir.ops.numerics import limits
+from tilth.ir.ops.table import composite, decompose, infer, op
+from tilth.ir.types import DType, TensorType, f32, f64
 
 
 def _check(
@@ -30,13 +34,22 @@ def _check(
         raise ValueError(f"the scale must have shape {expected}, got {scale}")
 
 
-def _along(x: Array, axis: int | None, rank: int) -> Array:
-    """A per-axis vector aligned with its axis, widened."""
-    x = widen(x)
-    return x if axis is None else x.reshape([-1 if i == axis else 1 for i in range(rank)])
+def _along(parameter: Value, axis: int | None, rank: int) -> Value:
+    """A per-axis vector aligned with its axis; a scalar as it is."""
+    return parameter if axis is None else align(parameter, axis, rank)
 
 
-primitive("uniform_quantize", "round(x / scale) + zero_point, to nearest even, clamped")
+def _real_dtype(dtype: DType) -> DType:
+    """Where x and the scale meet."""
+    return f64 if dtype == f64 else f32
+
+
+def _sum_dtype(real: DType, quantized: DType) -> DType:
+    """Where quantised values and zero points are added without rounding."""
+    return f64 if quantized.bits > 16 else _real_dtype(real)
+
+
+composite("uniform_quantize", "round(x / scale) + zero_point, to nearest even, clamped")
 
 
 @infer("uniform_quantize")
@@ -54,15 +67,24 @@ def _(
     return result
 
 
-@reference("uniform_quantize")
-def _(x: Array, scale: Array, zero_point: Array, *, dtype: DType, axis: int | None) -> Array:
-    scaled = widen(x) / _along(scale, axis, x.ndim)
-    zero = _along(zero_point, axis, x.ndim).astype(np.float64)
-    rounded = np.rint(scaled) if dtype.is_integer else scaled
-    return saturating_round(rounded.astype(np.float64) + zero, dtype.numpy)
+@decompose("uniform_quantize")
+def _(x: Value, scale: Value, zero_point: Value, *, dtype: DType, axis: int | None) -> Value:
+    """Floats are not rounded to integers first, and clamped to the finite range. NaN becomes 0."""
+    real = _real_dtype(x.tensor.dtype)
+    wide = _sum_dtype(real, dtype)
+    rank = x.tensor.rank
+    scaled = op.divide(as_dtype(x, real), as_dtype(_along(scale, axis, rank), real))
+    if dtype.is_integer:
+        scaled = op.round_nearest_even(scaled)
+    zero = op.convert(_along(zero_point, axis, rank), dtype=wide)
+    shifted = op.add(as_dtype(scaled, wide), zero)
+    if dtype.is_float:
+        low, high = (scalar(limit, shifted) for limit in limits(dtype.numpy))
+        shifted = op.clamp(low, shifted, high)
+    return as_dtype(shifted, dtype)
 
 
-primitive("uniform_dequantize", "(x - zero_point) scale")
+composite("uniform_dequantize", "(x - zero_point) scale")
 
 
 @infer("uniform_dequantize")
@@ -80,8 +102,11 @@ def _(
     return result
 
 
-@reference("uniform_dequantize")
-def _(x: Array, scale: Array, zero_point: Array, *, dtype: DType, axis: int | None) -> Array:
-    scale = _along(scale, axis, x.ndim)
-    difference = widen(x).astype(np.float64) - _along(zero_point, axis, x.ndim)
-    return narrow(difference.astype(scale.dtype) * scale, dtype.numpy)
+@decompose("uniform_dequantize")
+def _(x: Value, scale: Value, zero_point: Value, *, dtype: DType, axis: int | None) -> Value:
+    real = _real_dtype(dtype)
+    wide = _sum_dtype(real, x.tensor.dtype)
+    zero = op.convert(_along(zero_point, axis, x.tensor.rank), dtype=wide)
+    difference = op.subtract(op.convert(x, dtype=wide), zero)
+    factor = as_dtype(_along(scale, axis, x.tensor.rank), real)
+    return as_dtype(op.multiply(as_dtype(difference, real), factor), dtype)
