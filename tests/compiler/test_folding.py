@@ -33,6 +33,14 @@ def test_big_broadcast_is_not_stored():
     assert ops(fold_constants(graph(op.iota(dtype=f32, shape=(4096, 1024), axis=0)))) == ["iota"]
 
 
+def test_quantised_weights_become_floats():
+    w = make_constant(np.ones((2048, 1024), np.int8))
+    scale, zero = make_constant(np.float32(0.5)), make_constant(np.int8(3))
+    real = op.uniform_dequantize(w, scale, zero, dtype=f32)
+    (folded,) = fold_constants(decompose(graph(real), ())).outputs
+    assert (constant_of(folded) == -1).all()
+
+
 def test_equal_nodes_become_one():
     x = tensor(3)
     three = [op.add(op.tanh(x), make_constant(np.float32(2))) for _ in range(3)]

@@ -150,3 +150,9 @@ def test_elementwise_op_moves_before_an_added_dimension_though_it_is_read_twice(
 def test_elementwise_op_moves_into_the_parts_of_a_concatenation():
     joined = op.concatenate(op.tanh(x), op.abs(y), axis=0)
     assert simplified(op.relu(joined)) == ["tanh", "relu", "abs", "relu", "concatenate"]
+
+
+@pytest.mark.parametrize("shape, axis", [((4, 3), 0), ((4, 3), 1), ((2, 5, 3), 1)])
+def test_coordinates_become_a_constant_line(shape, axis):
+    assert simplified(op.iota(dtype=f32, shape=shape, axis=axis)) == ["broadcast_in_dim"]
+    assert simplified(op.iota(dtype=i32, shape=shape[axis : axis + 1], axis=0)) == []

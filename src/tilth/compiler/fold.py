@@ -14,7 +14,7 @@ from tilth.ir.interpreter import evaluate, interpret
 from tilth.ir.types import TensorType
 
 _ALWAYS = 1 << 20  # bytes: results up to this size are folded
-_GROWTH = 2  # bigger ones only if at most this many times as big as their operands
+_GROWTH = 4  # bigger ones only up to this many times their operands, as dequantised weights are
 
 
 def fold_constants(graph: Graph) -> Graph:

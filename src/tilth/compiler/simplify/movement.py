@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tilth.compiler.fold import folded
 from tilth.compiler.match import is_elementwise, rebuild, reshaped, splat_of, transposed
 from tilth.compiler.reshapes import only_ones_differ
 from tilth.ir.graph import Node, Value
@@ -226,6 +227,13 @@ def window_of_ones(node: Node) -> Value | None:
     return None
 
 
+def iota_is_a_line(node: Node) -> Value:
+    """Coordinates along one axis are a constant vector, broadcast."""
+    dtype, shape, axis = (node.attrs[name] for name in ("dtype", "shape", "axis"))
+    line = folded(op.iota(dtype=dtype, shape=shape[axis : axis + 1], axis=0))
+    return line if len(shape) == 1 else op.broadcast_in_dim(line, shape=shape, dims=(axis,))
+
+
 def _each(fn, *columns: Sequence[int]) -> tuple[int, ...]:
     return tuple(fn(*row) for row in zip(*columns, strict=True))
 
@@ -250,4 +258,5 @@ RULES = (
     Rule("reduce of reduce", ("reduce",), reduce_of_reduce),
     Rule("reduce of alignment", ("reduce",), reduce_of_alignment),
     Rule("window of ones", ("reduce_window",), window_of_ones),
+    Rule("iota is a line", ("iota",), iota_is_a_line),
 )
