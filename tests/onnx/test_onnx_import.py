@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx_helpers import graph, model, op_names, run
 
-from tilth.ir.errors import InputError, ModelError, UnsupportedError
+from tilth.ir.errors import InputError, LimitError, ModelError, UnsupportedError
 from tilth.onnx import import_graph, importer, load_model, supported_ops
 from tilth.onnx.context import DataDependentError
 from tilth.onnx.specialise import specialise
@@ -189,7 +189,7 @@ def test_a_function_that_calls_itself():
 
 
 def test_functions_that_double_at_each_level_end_in_an_error(monkeypatch):
-    monkeypatch.setattr(importer, "_NODE_LIMIT", 1000)
+    monkeypatch.setattr(importer, "_NODE_FLOOR", 1000)
     levels = "".join(
         f"""<domain: "local", opset_import: ["" : 20, "local" : 1]>
         f{i} (x) => (y) {{ a = local.f{i + 1}(x) y = local.f{i + 1}(a) }}"""
@@ -197,7 +197,7 @@ def test_functions_that_double_at_each_level_end_in_an_error(monkeypatch):
     )
     last = '<domain: "local", opset_import: ["" : 20]> f30 (x) => (y) { y = Relu(x) }'
     body = "g (float[2] x) => (float[2] y) { y = local.f0(x) }"
-    with pytest.raises(ModelError, match="nodes after inlining"):
+    with pytest.raises(LimitError, match="far more nodes"):
         import_graph(with_function(body, levels + last))
 
 

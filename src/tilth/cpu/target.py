@@ -14,6 +14,7 @@ from tilth.cpu.plan import Step, plan
 from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.region import CpuRegion
 from tilth.ir.graph import Graph, Node
+from tilth.ir.limits import memory_limit, require_memory
 from tilth.runtime.devices import usable_cores
 from tilth.runtime.target import KernelInfo, Options, Traits
 
@@ -48,6 +49,8 @@ class CpuTarget:
             threads = 1
             steps = plan(region, self.isa, threads, exact)
         memory = assign(steps)
+        own = memory.weight_bytes + sum(v.tensor.nbytes for v in region.inputs)
+        require_memory("the arena of intermediate results", memory.arena_bytes, memory_limit(own))
         module = emit_program(steps, memory, len(region.inputs), self.isa, threads)
         return CpuRegion(
             code=compile_object(module, self.isa),

@@ -17,6 +17,10 @@ class UnsupportedError(TilthError):
     """The model is valid but uses something that is not implemented; lists every such thing."""
 
 
+class LimitError(TilthError):
+    """The model asks for more memory or work than is allowed; see `tilth.ir.limits`."""
+
+
 class InputError(TilthError):
     """A feed is missing, unknown, or has the wrong dtype, rank or dimension."""
 

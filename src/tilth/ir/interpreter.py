@@ -15,6 +15,7 @@ import numpy as np
 
 from tilth.ir.errors import InputError, VerifyError
 from tilth.ir.graph import Graph, Node, Value, make_input
+from tilth.ir.limits import spend
 from tilth.ir.ops.table import DECOMPOSE, REFERENCE
 from tilth.ir.types import TensorType, Type
 
@@ -42,7 +43,9 @@ def interpret(graph: Graph, inputs: Sequence[Array] | Mapping[str, Array]) -> li
 
 
 def evaluate(node: Node, arrays: Sequence[Array]) -> list[Array]:
-    """The results of one node. Raises VerifyError when they are not of its types."""
+    """The results of one node. Raises VerifyError when they are not of its types, LimitError when
+    a bound on work is set (see `limits`) and reached."""
+    spend(node)
     rule = REFERENCE.get(node.op)
     if rule is None:
         return interpret(decomposition(node), arrays)

@@ -42,6 +42,16 @@ def subgraphs(node: Any) -> Iterator[Any]:
         yield from attribute.graphs
 
 
+def count_nodes(proto: Any) -> int:
+    """Nodes of a ModelProto: of its graph, of its functions, and of graphs inside nodes."""
+    bodies, count = [proto.graph, *proto.functions], 0
+    while bodies:
+        nodes = bodies.pop().node
+        count += len(nodes)
+        bodies += [graph for node in nodes for graph in subgraphs(node)]
+    return count
+
+
 def free_names(graph: Any) -> list[str]:
     """Names a sub-graph reads from outside, in order of first use."""
     own = _definitions(graph)
@@ -95,6 +105,8 @@ def check_model(proto: Any) -> None:
         raise ModelError(
             f"the model has IR version {proto.ir_version}; the newest known here is {NEWEST_IR}"
         )
+    for name, version in opset_imports(proto).items():
+        _check_version(name, version)
     if not proto.opset_import and proto.ir_version >= _FIRST_IR_WITH_OPSETS:
         raise ModelError("the model imports no operator set (opset_import is empty)")
     seen = set()
@@ -103,9 +115,16 @@ def check_model(proto: Any) -> None:
         if key in seen:
             raise ModelError(f"function '{function.name}' is defined twice")
         seen.add(key)
+        for name, version in opset_imports(function).items():
+            _check_version(name, version)
         names = set(function.input)
         _check_body(function.node, names, function.output, (), f"function '{function.name}'", 0)
     _check_graph(proto.graph, (), "the graph", 0)
+
+
+def _check_version(domain: str, version: int) -> None:
+    if not 0 < version < 2**31:
+        raise ModelError(f"version {version} of operator set '{domain or 'ai.onnx'}' is impossible")
 
 
 def _check_graph(graph: Any, outer: tuple[set[str], ...], where: str, depth: int) -> list[str]:

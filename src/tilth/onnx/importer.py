@@ -15,12 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from tilth.ir.errors import InputError, ModelError, TilthError, UnsupportedError, VerifyError
+from tilth.ir.errors import (
+    InputError,
+    LimitError,
+    ModelError,
+    TilthError,
+    UnsupportedError,
+    VerifyError,
+)
 from tilth.ir.graph import Graph, Value, constant_of, make_constant, make_input, toposort
 from tilth.ir.interpreter import interpret
+from tilth.ir.limits import bounded_work, memory_limit, nbytes, require_tensor
 from tilth.ir.ops.table import provenance
 from tilth.ir.types import Shape, TensorType
-from tilth.onnx.check import domain_of, node_label, ordered_nodes
+from tilth.onnx.check import MAX_DEPTH, count_nodes, domain_of, node_label, ordered_nodes
 from tilth.onnx.context import NodeContext
 from tilth.onnx.load import ModelSource, OnnxModel, Port, load_model
 from tilth.onnx.registry import Handler
@@ -29,11 +37,13 @@ from tilth.onnx.tensors import ELEMENT_TYPES, sparse_array, tensor_array
 
 # Results up to this many elements are computed while importing when all operands are constants.
 _FOLD_LIMIT = 1 << 14
-# Tensors up to this many elements are computed where a shape follows from them.
-_STATIC_LIMIT = 1 << 26
+# What computing constants may cost, in all and for one node whose result could stay a node.
+_WORK_LIMIT = 1 << 31
+_FOLD_WORK = 1 << 26
 # Nodes after inlining functions and unrolling loops: functions that call functions can grow without
-# end. Large language models have some ten thousand nodes.
-_NODE_LIMIT = 100_000
+# end. So many for any model, and so many times those in the file.
+_NODE_FLOOR = 20_000
+_NODE_GROWTH = 16
 
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -52,7 +62,8 @@ def import_graph(
 
     Raises UnsupportedError (one, listing every operator that is missing), DataDependentError (a
     kind of it) when a shape depends on an input's value, InputError when the shapes contradict the
-    model's interface or each other, ModelError when the model is broken.
+    model's interface or each other, ModelError when the model is broken, LimitError when it asks
+    for more memory or work than makes sense.
     """
     model = load_model(model)
     resolver = require_supported(model)
@@ -63,7 +74,10 @@ def import_graph(
         if value.type != inputs[name].type:
             raise InputError(f"input '{name}' is {inputs[name].type}, its value is {value.type}")
     scope = Scope({**inputs, **known}, model.opsets or {"": 1})
-    outputs = _Importer(model, resolver).graph_body(model.proto.graph, scope)
+    own = nbytes([v.type for v in inputs.values()]) + _weight_bytes(model)
+    with bounded_work(_WORK_LIMIT):
+        importer = _Importer(model, resolver, memory_limit(own))
+        outputs = importer.graph_body(model.proto.graph, scope)
     for port, value in zip(model.outputs, outputs, strict=True):
         if not isinstance(value, Value) or value.tensor.dtype != port.dtype:
             raise ModelError(f"output '{port.name}' is declared as {port} but is {value.type}")
@@ -107,8 +121,8 @@ def require_supported(model: OnnxModel) -> Resolver:
     resolver.require_supported()
     ends = [("input", p) for p in model.inputs] + [("output", p) for p in model.outputs]
     for kind, port in ends:
-        if port.container or port.dtype is None or port.dtype.kind == "string":
-            raise UnsupportedError(f"{kind} {port}: only tensors of numbers can be compiled")
+        if port.container or port.dtype is None:
+            raise UnsupportedError(f"{kind} {port}: only tensors can be compiled")
     return resolver
 
 
@@ -124,6 +138,7 @@ class Scope:
     opsets: Mapping[str, int]
     parent: Scope | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    depth: int = 0
 
     def lookup(self, name: str) -> Any:
         scope: Scope | None = self
@@ -134,14 +149,19 @@ class Scope:
         raise ModelError(f"'{name}' is used before it is made")
 
     def inner(self, values: dict[str, Value]) -> Scope:
-        return Scope(values, self.opsets, self, self.attributes)
+        return Scope(values, self.opsets, self, self.attributes, self.depth + 1)
+
+
+def _weight_bytes(model: OnnxModel) -> int:
+    return sum(model.weight(name).nbytes for name in model.weight_names)
 
 
 class _Importer:
-    def __init__(self, model: OnnxModel, resolver: Resolver) -> None:
+    def __init__(self, model: OnnxModel, resolver: Resolver, memory: int) -> None:
         self.model = model
         self.resolver = resolver
-        self.budget = _NODE_LIMIT
+        self.memory = memory
+        self.nodes_left = _NODE_FLOOR + _NODE_GROWTH * count_nodes(model.proto)
 
     def graph_body(self, graph: Any, scope: Scope) -> list[Value]:
         """Import a graph's weights and nodes into `scope`; gives its outputs."""
@@ -169,11 +189,14 @@ class _Importer:
         return self.graph_body(graph, scope)
 
     def run(self, nodes: Iterable[Any], scope: Scope) -> None:
+        """Import nodes into `scope`, producers first."""
+        if scope.depth > MAX_DEPTH:
+            raise ModelError(f"functions and sub-graphs are nested deeper than {MAX_DEPTH}")
         for node in ordered_nodes(list(nodes)):
             node = _with_attributes(node, scope.attributes)
-            self.budget -= 1
-            if self.budget < 0:
-                raise ModelError(f"the model has over {_NODE_LIMIT} nodes after inlining functions")
+            self.nodes_left -= 1
+            if self.nodes_left < 0:
+                raise LimitError("functions and loops expand to far more nodes than the file has")
             with provenance(node.name or _default_name(node), _source_line(node)):
                 results = self._results(node, scope)
             for i, name in enumerate(node.output):
@@ -204,16 +227,22 @@ class _Importer:
         )
         try:
             handler.signature.bind(context, *operands)
-            results = handler.function(context, *operands)
+            with np.errstate(all="ignore"):
+                results = handler.function(context, *operands)
+            results = [results] if isinstance(results, Value) else list(results)
+            for value in results:
+                if isinstance(value, Value):
+                    require_tensor(value.type, self.memory)
         except TilthError as e:
             if isinstance(e, (UnsupportedError, ModelError)) and "node '" in str(e):
                 raise
             kind = ModelError if isinstance(e, VerifyError) else type(e)
             raise kind(f"{node_label(node)}: {e}") from e
-        except (TypeError, ValueError, IndexError, AttributeError, OverflowError) as e:
+        except MemoryError as e:
+            raise LimitError(f"{node_label(node)} takes more memory than there is: {e}") from e
+        except Exception as e:  # handlers rely on operands and attributes that make sense
             given = ", ".join("-" if v is None else str(v.type) for v in operands)
             raise ModelError(f"{node_label(node)} cannot take ({given}): {e}") from e
-        results = [results] if isinstance(results, Value) else list(results)
         return fold(results) if all(_is_small_constant(v) for v in operands) else results
 
     def _call(
@@ -227,7 +256,7 @@ class _Importer:
             )
         attributes = {**function.defaults, **{a.name: a for a in node.attribute}}
         values = dict(zip_longest(proto.input, operands))
-        inner = Scope(values, function.opsets, attributes=attributes)
+        inner = Scope(values, function.opsets, attributes=attributes, depth=scope.depth + 1)
         self.run(proto.node, inner)
         return [inner.values.get(name) for name in proto.output]
 
@@ -238,7 +267,13 @@ def fold(values: Sequence[Value | None]) -> list[Value | None]:
 
 
 def _folded(value: Value) -> Value:
-    array = None if value.op == "constant" else static_value(value)
+    if value.op == "constant":
+        return value
+    try:
+        with bounded_work(_FOLD_WORK):
+            array = static_value(value)
+    except LimitError:
+        return value
     return value if array is None else make_constant(array, value.node.name)
 
 
@@ -247,12 +282,8 @@ def static_value(value: Value) -> np.ndarray | None:
     array = constant_of(value)
     if array is not None:
         return array
-    nodes = toposort([value.node])
-    if any(n.op == "input" for n in nodes):
+    if any(n.op == "input" for n in toposort([value.node])):
         return None
-    largest = max(v.tensor.size for n in nodes for v in n.outputs)
-    if largest > _STATIC_LIMIT:
-        raise UnsupportedError(f"a shape follows from a tensor of {largest} elements")
     return interpret(Graph((), (value,)), ())[0]
 
 

@@ -119,8 +119,11 @@ class Resolver:
         missing: Missing,
         calls: list[Function],
         done: set[int],
+        depth: int = 0,
     ) -> None:
         """Visit nodes, their sub-graphs and the functions they call (each function once)."""
+        if depth > MAX_DEPTH:
+            raise ModelError(f"functions and sub-graphs are nested deeper than {MAX_DEPTH}")
         for node in nodes:
             meaning = self.resolve(node, opsets)
             if meaning is None:
@@ -129,13 +132,11 @@ class Resolver:
             elif isinstance(meaning, Function) and meaning in calls:
                 raise ModelError(f"{node_label(node)}: function '{node.op_type}' calls itself")
             elif isinstance(meaning, Function) and id(meaning) not in done:
-                if len(calls) > MAX_DEPTH:
-                    raise ModelError(f"{node_label(node)}: functions call too deeply")
                 body = meaning.proto.node
-                self._scan(body, meaning.opsets, missing, [*calls, meaning], done)
+                self._scan(body, meaning.opsets, missing, [*calls, meaning], done, depth + 1)
                 done.add(id(meaning))
             for graph in subgraphs(node):
-                self._scan(graph.node, opsets, missing, calls, done)
+                self._scan(graph.node, opsets, missing, calls, done, depth + 1)
 
 
 def _function_body(domain: str, name: str, version: int) -> Function | ContextFunction | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from tilth.ir import types
 from tilth.ir.errors import ModelError
+from tilth.ir.limits import LARGEST_RANK, memory_limit, require_memory
 from tilth.ir.types import DType
 
 # TensorProto.DataType, from onnx.proto.
@@ -100,11 +101,14 @@ class ExternalFiles:
                 f"{where}: external data location {location!r} must be a path inside the "
                 f"model's directory"
             )
-        path = (self.directories[0] / parts).resolve()
+        try:
+            path = (self.directories[0] / parts).resolve()
+        except (OSError, RuntimeError) as e:  # a name that is too long, links in a circle
+            raise ModelError(f"{where}: external data location {location[:80]!r}: {e}") from e
         # Download caches keep a model as links into one directory of blobs: that one counts too.
         if not any(path.is_relative_to(d) for d in self.directories):
             raise ModelError(f"{where}: external data '{location}' leaves the model's directory")
-        if not path.is_file():
+        if not _is_file(path):
             raise ModelError(
                 f"{where}: external data file '{location}' is missing from {self.directories[0]}"
             )
@@ -120,11 +124,20 @@ class ExternalFiles:
         return self._maps[path]
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def tensor_dims(dims: Sequence[int], where: str) -> tuple[int, ...]:
     """Checked dimensions of a stored tensor."""
     shape = tuple(int(d) for d in dims)
     if any(d < 0 for d in shape) or math.prod(shape) * 16 > _LONGEST:
         raise ModelError(f"{where}: impossible dimensions {list(shape)}")
+    if len(shape) > LARGEST_RANK:
+        raise ModelError(f"{where}: {len(shape)} dimensions; {LARGEST_RANK} are possible")
     return shape
 
 
@@ -161,7 +174,10 @@ def sparse_array(sparse: Any, files: ExternalFiles) -> np.ndarray:
     where = f"sparse tensor '{sparse.values.name}'"
     values = tensor_array(sparse.values, files, where)
     indices = tensor_array(sparse.indices, files, where)
-    dense = np.zeros(tensor_dims(sparse.dims, where), values.dtype)
+    shape = tensor_dims(sparse.dims, where)
+    nbytes = math.prod(shape) * values.itemsize
+    require_memory(where, nbytes, memory_limit(values.nbytes + indices.nbytes))
+    dense = np.zeros(shape, values.dtype)
     try:
         if indices.ndim == 2:
             indices = np.ravel_multi_index(tuple(indices.T), dense.shape)

@@ -1,0 +1,111 @@
+"""How much memory and work a model may ask for before it runs.
+
+A file of a hundred bytes can ask for terabytes or for a loop without end. What is allocated or
+computed on its behalf goes through here, and is refused with a `LimitError` when it is out of
+proportion to the model and its inputs. `TILTH_MEMORY_LIMIT` (bytes) sets another bound on memory.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from tilth.ir.cost import flops
+from tilth.ir.errors import LimitError, TilthError
+from tilth.ir.graph import Node
+from tilth.ir.types import TensorType, Type
+
+LARGEST_RANK = 64  # of NumPy
+_FLOOR = 1 << 29  # bytes that any model may use for a tensor
+_GROWTH = 64  # a tensor may be this many times as big as the weights and inputs together
+_STATIC_BYTES = 1 << 26  # of one tensor that is computed before the model runs
+_NODE_OPERATIONS = 10_000  # what interpreting a node costs besides its arithmetic
+_FLOPS_OF_AN_ELEMENT = 16  # a matrix product does so many in the time of one elementwise operation
+
+
+def memory_limit(own: int) -> int:
+    """Bytes that one tensor, or all intermediate results of a call, may take.
+
+    `own` are the bytes of the model's weights and inputs. TilthError when TILTH_MEMORY_LIMIT is no
+    number.
+    """
+    text = os.environ.get("TILTH_MEMORY_LIMIT")
+    if text is None:
+        return max(_FLOOR, _GROWTH * own)
+    try:
+        return int(text)
+    except ValueError:
+        raise TilthError(f"TILTH_MEMORY_LIMIT must be a number of bytes, not '{text}'") from None
+
+
+def require_memory(what: str, nbytes: int, limit: int) -> None:
+    """Raise LimitError when `nbytes` are more than the limit."""
+    if nbytes > limit:
+        raise LimitError(
+            f"{what} takes {_shown(nbytes)}, over the limit of {_shown(limit)} for this model; "
+            f"if that is right, set TILTH_MEMORY_LIMIT to more bytes"
+        )
+
+
+def require_tensor(type_: Type, limit: int) -> None:
+    """Raise LimitError when a value of this type is too big, or has too many dimensions."""
+    if isinstance(type_, TensorType):
+        if type_.rank > LARGEST_RANK:
+            raise LimitError(f"a tensor has {type_.rank} dimensions; {LARGEST_RANK} are possible")
+        require_memory(f"tensor {type_}", type_.nbytes, limit)
+
+
+def cost(node: Node) -> int:
+    """Operations that interpreting a node once takes, in units of one element."""
+    elements = sum(t.size for t in node.types if isinstance(t, TensorType))
+    return _NODE_OPERATIONS + elements + flops(node) // _FLOPS_OF_AN_ELEMENT
+
+
+@dataclass(slots=True)
+class _Work:
+    left: int
+
+
+_WORK: ContextVar[_Work | None] = ContextVar("work", default=None)
+
+
+@contextmanager
+def bounded_work(operations: int) -> Iterator[None]:
+    """Inside the block the interpreter may spend this much, and no more than is left outside."""
+    outer = _WORK.get()
+    given = operations if outer is None else min(operations, outer.left)
+    work = _Work(given)
+    token = _WORK.set(work)
+    try:
+        yield
+    finally:
+        _WORK.reset(token)
+        if outer is not None:
+            outer.left -= given - max(0, work.left)
+
+
+def spend(node: Node) -> None:
+    """Account for interpreting a node. LimitError when that is more than the bound on work."""
+    work = _WORK.get()
+    if work is None:
+        return
+    for type_ in node.types:
+        if isinstance(type_, TensorType) and type_.nbytes > _STATIC_BYTES:
+            raise LimitError(f"{node!r}: too big to be computed before the model runs")
+    work.left -= cost(node)
+    if work.left < 0:
+        raise LimitError(f"{node!r}: computing what is constant takes too long; is it a loop?")
+
+
+def nbytes(types: Sequence[Type]) -> int:
+    """Bytes of all tensors among these types."""
+    return sum(t.nbytes for t in types if isinstance(t, TensorType))
+
+
+def _shown(nbytes: int) -> str:
+    power = min(4, int(math.log2(max(1, nbytes))) // 10)
+    return f"{nbytes / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
