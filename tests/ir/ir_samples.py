@@ -122,6 +122,7 @@ _SAMPLES: dict[str, Callable[[], Node]] = {
     "cumulative": lambda: make("cumulative", _x(2, 3), kind="sum", axis=1),
     "sort": lambda: make("sort", _x(2, 3), tensor(i32, 2, 3, name="y"), axis=1),
     "top_k": lambda: make("top_k", _x(2, 3), k=2, axis=1),
+    "index_of": lambda: make("index_of", _x(2, 3), _x(4, name="k")),
     "dot_general": lambda: make(
         "dot_general", _x(2, 3), _x(3, 4, name="y"), lhs_contract=(1,), rhs_contract=(0,)
     ),

@@ -116,7 +116,7 @@ def bind_shapes(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> d
 
 def require_supported(model: OnnxModel) -> Resolver:
     """The meaning of every node. Raises UnsupportedError for all that has none at once, and for
-    inputs and outputs that are no tensors of numbers."""
+    inputs and outputs that are no tensors."""
     resolver = Resolver(model)
     resolver.require_supported()
     ends = [("input", p) for p in model.inputs] + [("output", p) for p in model.outputs]

@@ -13,6 +13,7 @@ from tilth.ir.ops import (  # noqa: F401 - imported for their entries in the tab
     elementwise,
     fusion,
     indexing,
+    lookup,
     movement,
     normalization,
     ordering,

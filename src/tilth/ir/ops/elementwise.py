@@ -220,13 +220,13 @@ _COMPARE = {
 def _(x: TensorType, y: TensorType, *, direction: str) -> TensorType:
     check_choice("direction", direction, _COMPARE)
     check_same_dtype(x, y)
-    check_kind(x, *(ANY if direction in ("EQ", "NE") else (*BITS, "float")))
+    check_kind(x, *((*ANY, "string") if direction in ("EQ", "NE") else (*BITS, "float")))
     return TensorType(bool_, broadcast_shapes(x.dims, y.dims))
 
 
 @reference("compare")
 def _(x: Array, y: Array, *, direction: str) -> Array:
-    return np.asarray(_COMPARE[direction](widen(x), widen(y)))
+    return np.asarray(_COMPARE[direction](widen(x), widen(y)), np.bool_)
 
 
 primitive("select", "on_true where pred holds, else on_false", "elementwise")
