@@ -1,4 +1,4 @@
-"""Views follow NumPy: what NumPy can express without a copy, a view expresses with the same strides."""
+"""Views follow NumPy: they express exactly what NumPy expresses without a copy."""
 
 import math
 
