@@ -11,13 +11,16 @@ from collections.abc import Callable
 from tilth.cpu.expression import is_elementwise, unsupported_dtype
 from tilth.cpu.kernel import Kernel
 from tilth.cpu.kernels import (
+    arg_reduce,
     contraction,
+    cumulative,
     elementwise,
     gather,
     movement,
     recurrent,
     reduce,
     row,
+    sort,
     window,
 )
 from tilth.cpu.kernels.movement import lower_pad_halo
@@ -44,6 +47,10 @@ OPS: dict[str, Lower] = {
     "dynamic_update_slice": movement.lower_dynamic_update_slice,
     "gather": gather.lower_gather,
     "scatter": gather.lower_scatter,
+    "arg_reduce": arg_reduce.lower,
+    "cumulative": cumulative.lower,
+    "sort": sort.lower_sort,
+    "top_k": sort.lower_top_k,
     "lstm_recurrence": recurrent.lower_lstm,
     "gru_recurrence": recurrent.lower_gru,
 }
