@@ -6,6 +6,7 @@ import contextlib
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 
@@ -76,9 +77,9 @@ def host_isa() -> Isa:
     return replace(base, **_host_caches())
 
 
-def _host_caches() -> dict[str, int]:
+def _host_caches() -> dict[str, Any]:
     """The data caches of this machine as Linux tells them; nothing where it does not."""
-    found = {}
+    found: dict[str, Any] = {}
     for cache in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         with contextlib.suppress(OSError, ValueError):
             level, kind = ((cache / name).read_text().strip() for name in ("level", "type"))
