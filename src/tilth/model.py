@@ -105,7 +105,7 @@ class Model:
         where = parse_device(device)
         options = _options(threads, precision)
         bound = bind_shapes(self.inputs, shapes or {})
-        store = default_cache() if cache else None
+        store = default_cache() if cache and self._is_complete() else None
         if store is None:
             return self._build(where, options, bound, progress)
         return self._cached(store, where, options, bound, progress)
@@ -123,6 +123,12 @@ class Model:
         if not self._digest:
             self._digest = model_digest(self.source)
         return self._digest
+
+    def _is_complete(self) -> bool:
+        """Whether what is compiled follows from the model alone, and may be kept on disk."""
+        from tilth.onnx.custom import uses_registered_ops
+
+        return not uses_registered_ops(self.source.proto)
 
     def _build(
         self, device: Device, options: Options, shapes: dict[str, Shape], progress: Progress | None

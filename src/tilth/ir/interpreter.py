@@ -63,7 +63,9 @@ def decomposition(node: Node) -> Graph:
     Equal ops on equal types share one graph. Raises VerifyError when the rule is broken.
     """
     types = tuple(v.type for v in node.inputs)
-    graph = _decomposition(node.op, types, tuple(node.attrs.items()))
+    key = (node.op, types, tuple(node.attrs.items()))
+    shareable = not any(isinstance(v, Array) for v in node.attrs.values())  # arrays have no hash
+    graph = _decomposition(*key) if shareable else _decomposition.__wrapped__(*key)
     if tuple(v.type for v in graph.outputs) != node.types:
         raise VerifyError(f"{node!r} decomposes to {graph.outputs}")
     return graph

@@ -77,6 +77,10 @@ class NodeContext:
             raise ModelError(f"attribute '{name}' is required")
         return default
 
+    def attributes(self) -> dict[str, Any]:
+        """All attributes of the node."""
+        return {a.name: self._decode(a) for a in self.node.attribute}
+
     def choice(self, name: str, choices: Mapping[str, T], default: str) -> T:
         """What a string attribute stands for; ModelError when it is none of `choices`."""
         given = self.attr(name, default)

@@ -38,14 +38,25 @@ def onnx_op(
     """Register the decorated function for the operators `names` from opset `since` on."""
 
     def add(function: HandlerFunction) -> HandlerFunction:
-        handler = Handler(function, since, inspect.signature(function))
         for name in names:
-            versions = _HANDLERS.setdefault((domain, name), [])
-            versions.append(handler)
-            versions.sort(key=lambda h: h.since)
+            add_handler(function, domain, name, since)
         return function
 
     return add
+
+
+def add_handler(function: Callable[..., Any], domain: str, name: str, since: int) -> None:
+    """Enter a handler. ValueError when there is one for this version."""
+    versions = _HANDLERS.setdefault((domain, name), [])
+    if any(h.since == since for h in versions):
+        raise ValueError(f"{domain or 'ai.onnx'}::{name} has a handler since version {since}")
+    versions.append(Handler(function, since, inspect.signature(function)))
+    versions.sort(key=lambda h: h.since)
+
+
+def remove_handler(domain: str, name: str) -> tuple[int, ...]:
+    """Remove an operator; the versions since which it had handlers."""
+    return tuple(h.since for h in _HANDLERS.pop((domain, name), []))
 
 
 def handler_for(domain: str, name: str, version: int) -> Handler | None:

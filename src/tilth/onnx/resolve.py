@@ -13,6 +13,7 @@ from typing import Any
 import tilth.onnx.ops  # noqa: F401  (fills the table of handlers)
 from tilth.ir.errors import ModelError, UnsupportedError
 from tilth.onnx.check import MAX_DEPTH, domain_of, node_label, opset_imports, subgraphs
+from tilth.onnx.custom import load_entry_points
 from tilth.onnx.load import OnnxModel
 from tilth.onnx.registry import NEWEST_OPSETS, Handler, handler_for
 
@@ -95,7 +96,7 @@ class Resolver:
             )
         key = (domain, node.op_type, opsets[domain])
         if key not in self._standard:
-            self._standard[key] = handler_for(*key) or _function_body(*key)
+            self._standard[key] = handler_for(*key) or _function_body(*key) or _installed(*key)
         return self._standard[key]
 
     def require_supported(self) -> None:
@@ -137,6 +138,12 @@ class Resolver:
                 done.add(id(meaning))
             for graph in subgraphs(node):
                 self._scan(graph.node, opsets, missing, calls, done, depth + 1)
+
+
+def _installed(domain: str, name: str, version: int) -> Handler | None:
+    """The handler of an operator that an installed package brings along."""
+    load_entry_points()
+    return handler_for(domain, name, version)
 
 
 def _function_body(domain: str, name: str, version: int) -> Function | ContextFunction | None:
