@@ -22,7 +22,7 @@ ARRIVED, GENERATION, SLEEPING_AT_BARRIER = 192, 256, 320
 FINISHED, SLEEPING_CALLER = 384, 448
 POOL_BYTES = 512
 
-_SPINS = 4000  # turns with a pause between, some 50-100 us, before a thread goes to sleep
+_SPINS = 2000  # turns with a pause between, some 50-100 us, before a thread goes to sleep
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
 _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
 

@@ -18,9 +18,10 @@ from tilth.ir.limits import memory_limit, require_memory
 from tilth.runtime.devices import usable_cores
 from tilth.runtime.target import KernelInfo, Options, Traits
 
-# Work below which waking a second thread costs more than it saves: about 20 us on one core.
-_SERIAL_FLOPS = 1_000_000
-_SERIAL_BYTES = 400_000
+# Work below which a second thread costs more than it saves (some 30 us on one core): it may have to
+# be woken, and each barrier takes the better part of a microsecond.
+_SERIAL_FLOPS = 4_000_000
+_SERIAL_BYTES = 800_000
 
 
 class CpuTarget:
