@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from tilth.ir.cost import flops
 from tilth.ir.errors import LimitError, TilthError
-from tilth.ir.graph import Node
+from tilth.ir.graph import Graph, Node
 from tilth.ir.types import TensorType, Type
 
 LARGEST_RANK = 64  # of NumPy
@@ -24,6 +23,7 @@ _FLOOR = 1 << 29  # bytes that any model may use for a tensor
 _GROWTH = 64  # a tensor may be this many times as big as the weights and inputs together
 _STATIC_BYTES = 1 << 26  # of one tensor that is computed before the model runs
 _NODE_OPERATIONS = 10_000  # what interpreting a node costs besides its arithmetic
+_BUILD_OPERATIONS = 5_000  # what building a node costs
 _FLOPS_OF_AN_ELEMENT = 16  # a matrix product does so many in the time of one elementwise operation
 
 
@@ -56,13 +56,45 @@ def require_tensor(type_: Type, limit: int) -> None:
     if isinstance(type_, TensorType):
         if type_.rank > LARGEST_RANK:
             raise LimitError(f"a tensor has {type_.rank} dimensions; {LARGEST_RANK} are possible")
-        require_memory(f"tensor {type_}", type_.nbytes, limit)
+        nonzero = math.prod(max(d, 1) for d in type_.dims)  # NumPy counts empty tensors like this
+        require_memory(f"tensor {type_}", nonzero * type_.dtype.nbytes, limit)
+
+
+def require_graph(graph: Graph, limit: int) -> None:
+    """Raise LimitError when a value inside the graph is too big, padding included."""
+    for node in graph.nodes:
+        try:
+            for type_ in node.types:
+                require_tensor(type_, limit)
+            require_memory("its padded operand", _padded_bytes(node), limit)
+            for body in node.attrs.values():
+                if isinstance(body, Graph):
+                    require_graph(body, limit)
+        except LimitError as e:
+            raise LimitError(f"node '{node.name}' ({node.op}): {e}") from None
 
 
 def cost(node: Node) -> int:
     """Operations that interpreting a node once takes, in units of one element."""
+    from tilth.ir.cost import flops  # which needs the table of ops, which needs this module
+
     elements = sum(t.size for t in node.types if isinstance(t, TensorType))
-    return _NODE_OPERATIONS + elements + flops(node) // _FLOPS_OF_AN_ELEMENT
+    work = _NODE_OPERATIONS + elements + flops(node) // _FLOPS_OF_AN_ELEMENT
+    return work + _padded_bytes(node)
+
+
+def _padded_bytes(node: Node) -> int:
+    """Bytes of a window op's operand with its padding; 0 for other ops."""
+    padding = node.attrs.get("padding")
+    if padding is None or not node.inputs:
+        return 0
+    x = node.inputs[0].tensor
+    dims = x.dims
+    if len(dims) != len(padding):  # a convolution: only the spatial dimensions are padded
+        dims = dims[2:] if node.attrs["layout"] == "channels_first" else dims[1:-1]
+    pairs = zip(dims, padding, strict=True)
+    padded = math.prod(d + max(0, low) + max(0, high) for d, (low, high) in pairs)
+    return x.nbytes // max(1, math.prod(dims)) * padded
 
 
 @dataclass(slots=True)
@@ -75,7 +107,8 @@ _WORK: ContextVar[_Work | None] = ContextVar("work", default=None)
 
 @contextmanager
 def bounded_work(operations: int) -> Iterator[None]:
-    """Inside the block the interpreter may spend this much, and no more than is left outside."""
+    """Inside the block, building and interpreting nodes may cost so many operations (see `cost`),
+    and no more than are left outside."""
     outer = _WORK.get()
     given = operations if outer is None else min(operations, outer.left)
     work = _Work(given)
@@ -99,6 +132,15 @@ def spend(node: Node) -> None:
     work.left -= cost(node)
     if work.left < 0:
         raise LimitError(f"{node!r}: computing what is constant takes too long; is it a loop?")
+
+
+def count_building() -> None:
+    """Account for building a node. LimitError when that is more than the bound on work."""
+    work = _WORK.get()
+    if work is not None:
+        work.left -= _BUILD_OPERATIONS
+        if work.left < 0:
+            raise LimitError("an operator expands to far too many others")
 
 
 def nbytes(types: Sequence[Type]) -> int:

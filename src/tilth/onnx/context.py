@@ -37,6 +37,12 @@ class DataDependentError(UnsupportedError):
         self.inputs = inputs
 
 
+def _kind(value: Any) -> str:
+    """What an attribute's value is, in words."""
+    kinds = ((str, "text"), ((bool, int, float), "a number"), (tuple, "a list"))
+    return next((kind for types, kind in kinds if isinstance(value, types)), "a tensor or a graph")
+
+
 @dataclass(frozen=True, eq=False)
 class NodeContext:
     """A node, the version of its operator set, and the scope its names live in."""
@@ -69,10 +75,16 @@ class NodeContext:
         return self._attribute(name) is not None
 
     def attr(self, name: str, default: Any = _REQUIRED) -> Any:
-        """An attribute as int, float, str, tuple or array; ModelError if required and missing."""
+        """An attribute as int, float, str, tuple or array.
+
+        ModelError if it is required and missing, or of another kind than its default.
+        """
         attribute = self._attribute(name)
         if attribute is not None:
-            return self._decode(attribute)
+            value = self._decode(attribute)
+            if default is not _REQUIRED and default is not None and _kind(value) != _kind(default):
+                raise ModelError(f"attribute '{name}' must be {_kind(default)}")
+            return value
         if default is _REQUIRED:
             raise ModelError(f"attribute '{name}' is required")
         return default

@@ -25,7 +25,7 @@ from tilth.ir.errors import (
 )
 from tilth.ir.graph import Graph, Value, constant_of, make_constant, make_input, toposort
 from tilth.ir.interpreter import interpret
-from tilth.ir.limits import bounded_work, memory_limit, nbytes, require_tensor
+from tilth.ir.limits import bounded_work, memory_limit, nbytes, require_graph, require_tensor
 from tilth.ir.ops.table import provenance
 from tilth.ir.types import Shape, TensorType
 from tilth.onnx.check import MAX_DEPTH, count_nodes, domain_of, node_label, ordered_nodes
@@ -37,8 +37,10 @@ from tilth.onnx.tensors import ELEMENT_TYPES, sparse_array, tensor_array
 
 # Results up to this many elements are computed while importing when all operands are constants.
 _FOLD_LIMIT = 1 << 14
-# What computing constants may cost, in all and for one node whose result could stay a node.
-_WORK_LIMIT = 1 << 31
+# What building nodes and computing constants may cost (see `limits.cost`): for any model, more for
+# each node of the file, and for one node whose result could stay a node.
+_WORK_FLOOR = 1 << 30
+_WORK_GROWTH = 1 << 18
 _FOLD_WORK = 1 << 26
 # Nodes after inlining functions and unrolling loops: functions that call functions can grow without
 # end. So many for any model, and so many times those in the file.
@@ -65,6 +67,15 @@ def import_graph(
     model's interface or each other, ModelError when the model is broken, LimitError when it asks
     for more memory or work than makes sense.
     """
+    return import_values(model, shapes, values)[0]
+
+
+def import_values(
+    model: ModelSource,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
+) -> tuple[Graph, dict[str, Value]]:
+    """`import_graph`, and what each name in the model's graph stands for (sequences left out)."""
     model = load_model(model)
     resolver = require_supported(model)
     bound = bind_shapes(model.inputs, shapes or {})
@@ -75,14 +86,17 @@ def import_graph(
             raise InputError(f"input '{name}' is {inputs[name].type}, its value is {value.type}")
     scope = Scope({**inputs, **known}, model.opsets or {"": 1})
     own = nbytes([v.type for v in inputs.values()]) + _weight_bytes(model)
-    with bounded_work(_WORK_LIMIT):
-        importer = _Importer(model, resolver, memory_limit(own))
+    nodes = count_nodes(model.proto)
+    with bounded_work(_WORK_FLOOR + _WORK_GROWTH * nodes):
+        importer = _Importer(model, resolver, memory_limit(own), nodes)
         outputs = importer.graph_body(model.proto.graph, scope)
     for port, value in zip(model.outputs, outputs, strict=True):
         if not isinstance(value, Value) or value.tensor.dtype != port.dtype:
             raise ModelError(f"output '{port.name}' is declared as {port} but is {value.type}")
     names = tuple(p.name for p in model.outputs)
-    return Graph(tuple(inputs.values()), tuple(outputs), names, model.proto.graph.name or "main")
+    graph = Graph(tuple(inputs.values()), tuple(outputs), names, model.proto.graph.name or "main")
+    require_graph(graph, importer.memory)
+    return graph, {name: v for name, v in scope.values.items() if isinstance(v, Value)}
 
 
 def bind_shapes(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
@@ -157,11 +171,11 @@ def _weight_bytes(model: OnnxModel) -> int:
 
 
 class _Importer:
-    def __init__(self, model: OnnxModel, resolver: Resolver, memory: int) -> None:
+    def __init__(self, model: OnnxModel, resolver: Resolver, memory: int, nodes: int) -> None:
         self.model = model
         self.resolver = resolver
         self.memory = memory
-        self.nodes_left = _NODE_FLOOR + _NODE_GROWTH * count_nodes(model.proto)
+        self.nodes_left = _NODE_FLOOR + _NODE_GROWTH * nodes
 
     def graph_body(self, graph: Any, scope: Scope) -> list[Value]:
         """Import a graph's weights and nodes into `scope`; gives its outputs."""
@@ -197,7 +211,7 @@ class _Importer:
             self.nodes_left -= 1
             if self.nodes_left < 0:
                 raise LimitError("functions and loops expand to far more nodes than the file has")
-            with provenance(node.name or _default_name(node), _source_line(node)):
+            with provenance(node.name or default_name(node), source_line(node)):
                 results = self._results(node, scope)
             for i, name in enumerate(node.output):
                 if not name:
@@ -311,11 +325,11 @@ def _with_attributes(node: Any, attributes: Mapping[str, Any]) -> Any:
     return resolved
 
 
-def _default_name(node: Any) -> str:
+def default_name(node: Any) -> str:
     return f"{node.op_type}_{next((o for o in node.output if o), '')}"
 
 
-def _source_line(node: Any) -> str:
+def source_line(node: Any) -> str:
     """`file:line` and the code of the innermost frame, where the exporter recorded a trace."""
     trace = next((p.value for p in node.metadata_props if p.key == _STACK_TRACE), "")
     frames = list(_FRAME.finditer(trace))

@@ -43,9 +43,12 @@ class ContextFunction:
         """
         import onnx
 
-        data = self.schema.get_context_dependent_function_with_opset_version(
-            self.version, node.SerializeToString(), input_types
-        )
+        try:
+            data = self.schema.get_context_dependent_function_with_opset_version(
+                self.version, node.SerializeToString(), input_types
+            )
+        except (ValueError, RuntimeError) as e:  # what ONNX raises for attributes without sense
+            raise ModelError(f"{node_label(node)}: {e}") from e
         if not data:
             return None
         proto = onnx.FunctionProto()

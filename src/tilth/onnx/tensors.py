@@ -134,7 +134,7 @@ def _is_file(path: Path) -> bool:
 def tensor_dims(dims: Sequence[int], where: str) -> tuple[int, ...]:
     """Checked dimensions of a stored tensor."""
     shape = tuple(int(d) for d in dims)
-    if any(d < 0 for d in shape) or math.prod(shape) * 16 > _LONGEST:
+    if any(d < 0 for d in shape) or math.prod(max(d, 1) for d in shape) * 16 > _LONGEST:
         raise ModelError(f"{where}: impossible dimensions {list(shape)}")
     if len(shape) > LARGEST_RANK:
         raise ModelError(f"{where}: {len(shape)} dimensions; {LARGEST_RANK} are possible")
@@ -233,7 +233,7 @@ def _from_fields(tensor: Any, dtype: DType, size: int, where: str) -> np.ndarray
     else:
         field = np.array(tensor.int32_data, np.int32)
     if dtype.kind == "complex":
-        flat = field.view(dtype.numpy)
+        flat = field[: field.size // 2 * 2].view(dtype.numpy)
     elif dtype.bits < 8:
         flat = _unpack(field.astype(np.uint8), dtype, size)
     elif dtype.is_float and dtype.bits < 32:  # the bits of the number, in an integer

@@ -149,10 +149,10 @@ def _(
 def _slide(x: Array, kind: str, axis: int, window: int, stride: int, dilation: int) -> Array:
     count = window_extent(x.shape[axis], window, stride, 0, 0, dilation)
     lines = np.moveaxis(x, axis, 0)
+    if not count:
+        return np.moveaxis(lines[:0], 0, axis)
     shifted = (
         lines[k * dilation : k * dilation + (count - 1) * stride + 1 : stride]
-        if count
-        else lines[:0]
         for k in range(window)
     )
     result = next(shifted)

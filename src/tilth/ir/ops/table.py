@@ -28,6 +28,7 @@ from typing import Any
 
 from tilth.ir.errors import VerifyError
 from tilth.ir.graph import Node, Value, freeze
+from tilth.ir.limits import count_building
 from tilth.ir.types import Type
 
 Rule = Callable[..., Any]
@@ -128,6 +129,7 @@ def make(op_name: str, *inputs: Value, name: str = "", source: str = "", **attrs
     `name` and `source` say where the node came from and are not attributes; left out, they are
     those of the enclosing `provenance` block.
     """
+    count_building()
     filled, types = infer_types(op_name, inputs, dict(freeze(attrs)))
     if not name:
         name, default_source = _PROVENANCE.get()

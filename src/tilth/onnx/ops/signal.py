@@ -22,6 +22,8 @@ from tilth.onnx.registry import onnx_op
 
 def _parts(x: Value) -> list[Value]:
     """Real (and imaginary) part of a tensor whose last dimension holds them."""
+    if x.shape[-1] > 2:
+        raise ValueError("the last dimension holds a real part and perhaps an imaginary one")
     return [
         as_shape(slice_axis(x, len(x.shape) - 1, i, i + 1), x.shape[:-1])
         for i in range(x.shape[-1])
