@@ -46,7 +46,7 @@ def compile_graph(
         shared = run_shared(graph, options)
     with stages("placement"):
         wanted = list(dict.fromkeys([str(device), FALLBACK]))
-        placed = place(shared.graph, wanted, _unsupported, placement)
+        placed = place(shared.graph, wanted, unsupported, placement)
     entries = list(shared.log)
     regions = [r for r in placed.regions if r.outputs]
     compiled = []
@@ -71,12 +71,12 @@ def compile_graph(
     return Executable(plan, compiled, report)
 
 
-def _unsupported(node: Node, device: str) -> str | None:
+def unsupported(node: Node, device: str) -> str | None:
     """Why `device` cannot run a node; a composite it does not lower is asked about in parts."""
     found = target(parse_device(device).kind)
     if node.op not in DECOMPOSE or node.op in found.traits.composites:
         return found.unsupported(node)
-    parts = (_unsupported(part, device) for part in decomposition(node).nodes)
+    parts = (unsupported(part, device) for part in decomposition(node).nodes)
     return next((why for why in parts if why is not None), None)
 
 
