@@ -52,7 +52,7 @@ def with_transform(transform, **changes):
 
     def lower(body, operands, results, isa, threads):
         problem = winograd.problem_of(as_written(body, operands, results), isa)
-        plan = winograd_plan.blocked(problem, transform, isa, threads)
+        plan = winograd_plan.choose(problem, isa, threads, [transform])
         return winograd.lower(body, operands, results, isa, threads, replace(plan, **changes))
 
     return lower
@@ -94,20 +94,10 @@ def test_epilogue_with_operands_of_the_result_shape(transform, height, k, layout
 
 
 @settings(max_examples=8, deadline=None)
-@given(transform=transforms, tile_blocks=st.integers(1, 4), panel_blocks=st.integers(1, 3))
+@given(transform=transforms, tile_blocks=st.integers(1, 3), panel_blocks=st.integers(1, 3))
 def test_any_division_into_work_items(transform, tile_blocks, panel_blocks):
-    shapes = (2, 15, 12, 24), (3, 3, 24, 70), (70,)
+    shapes = (2, 15, 12, 24), (3, 3, 24, 170), (170,)
     lower = with_transform(transform, tile_blocks=tile_blocks, panel_blocks=panel_blocks)
-    check(
-        *(lower, body_of(bias_relu, *shapes), arrays(0, *shapes)),
-        tolerance=TOLERANCE,
-        constants=(1,),
-    )
-
-
-def test_weights_that_are_fetched_ahead():
-    shapes = (1, 9, 9, 36), (3, 3, 36, 50), (50,)
-    lower = with_transform(F4, streamed=True)
     check(
         *(lower, body_of(bias_relu, *shapes), arrays(0, *shapes)),
         tolerance=TOLERANCE,

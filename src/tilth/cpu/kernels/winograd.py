@@ -11,6 +11,7 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 201
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import llvmlite.ir as ll
@@ -114,11 +115,18 @@ def problem_of(form: Contraction, isa: Isa) -> Problem:
 
 
 def pack(weights: np.ndarray, plan: Plan) -> np.ndarray:
-    """Transformed weights as [panel][element][input channel][output channels of the panel]."""
+    """Transformed weights as [part][element][panel][input channel][output channels of the panel],
+    where a part are the panels of one work item."""
     transformed = plan.transform.weights(weights)
-    vectors, lanes = plan.problem.vectors, plan.problem.lanes
-    padded = np.zeros((*transformed.shape[:2], vectors * lanes), np.float32)
+    lanes, panels = plan.problem.lanes, plan.tiling.panels
+    padded = np.zeros((*transformed.shape[:2], panels.vectors * lanes), np.float32)
     padded[:, :, : transformed.shape[2]] = transformed
-    width = plan.tiling.panels.width * lanes
-    panels = [padded[:, :, at : at + width].ravel() for at in range(0, vectors * lanes, width)]
-    return np.concatenate(panels)
+    width, elements = panels.width * lanes, plan.products
+    edges = [panels.count * part // plan.panel_blocks for part in range(plan.panel_blocks + 1)]
+    parts = []
+    for first, stop in itertools.pairwise(edges):
+        columns = [
+            padded[:, :, panel * width : (panel + 1) * width] for panel in range(first, stop)
+        ]
+        parts.append(np.concatenate([c.reshape(elements, -1) for c in columns], axis=1).ravel())
+    return np.concatenate(parts)

@@ -1,8 +1,8 @@
 """The code of a Winograd convolution: work items, blocks of tiles, panels of output channels.
 
-Inside a work item the transformed data of a block of tiles, [element of the patch][tile][channel],
-are made once; then, panel by panel of output channels, come the products, [element][tile][channel
-of the panel], and the transform of the results with the epilogue.
+A work item is a block of tiles times a part of the output channels. Its transformed data, [element
+of the patch][tile][input channel], are made once; then, element by element, come the products,
+[element][tile][output channel], while the weights stream by; last the transform of the results.
 """
 
 from __future__ import annotations
@@ -70,13 +70,12 @@ class _Nest:
             block, part = decode(e, item, (plan.tile_blocks, plan.panel_blocks))
             groups = self._part(block, plan.tiling.width.count, plan.tile_blocks)
             panels = self._part(part, plan.tiling.panels.count, plan.panel_blocks)
-            tiles = (piece_start(e, plan.tiling.width, g) for g in groups)
-            first, stop = tiles
+            first, stop = (piece_start(e, plan.tiling.width, g) for g in groups)
             with e.when(e.b.icmp_signed("!=", e.i64(block), e.b.load(held))):
                 self._transform_data((first, stop))
                 e.b.store(e.i64(block), held)
-            with e.loop(*panels) as panel:
-                self._panel(panel, groups, (first, stop))
+            self._products(groups, panels, first)
+            self._results((first, stop), panels)
         return e.finish()
 
     def _part(self, index: int | Val, count: int, blocks: int) -> Range:
@@ -129,55 +128,85 @@ class _Nest:
             if parts.plain_vectors < self.problem.depth_vectors or self.problem.cut(plan.transform):
                 e.b.call(parts.patched(), [source, target, self.patch, rows, columns, done])
 
-    def _panel(self, panel: Val, groups: Range, tiles: Range) -> None:
-        e, plan, shape = self.e, self.plan, self.shape
-        panels = plan.tiling.panels
-        moved = list(self.base)
-        for tensor in range(RESULT, len(moved)):
-            nbytes = shape.columns.strides[tensor] * self.sizes[tensor]
-            moved[tensor] = step(e, moved[tensor], panel, panels.width * shape.lanes * nbytes)
-        moved[RHS] = step(e, moved[RHS], panel, panels.width * plan.weights_of_vector)
-
-        def body(vectors: int, last: bool) -> None:
-            self._products(moved[RHS], vectors, groups, tiles)
-            self._results(moved, vectors, last, tiles)
-
-        differs = panels.last != panels.width or shape.tail is not None
-        if panels.count == 1 or not differs:
-            body(panels.last, differs)
-            return
-        ends = e.b.icmp_signed("==", panel, I64(panels.count - 1))
-        either(e, ends, lambda: body(panels.last, True), lambda: body(panels.width, False))
-
-    def _products(self, weights: Val, vectors: int, groups: Range, tiles: Range) -> None:
+    def _products(self, groups: Range, panels: Range, first_tile: int | Val) -> None:
         """For each element of a patch: tiles x input channels times input x output channels."""
+        e, plan, widths = self.e, self.plan, self.plan.tiling.panels
+        vectors = e.b.sub(self._vector(panels[1]), self._vector(panels[0]))
+        per_vector = self.problem.channels * plan.vector
+        weights = step(e, self.base[RHS], self._vector(panels[0]), plan.products * per_vector)
+        with e.loop(0, plan.products) as element:
+            passed = e.b.mul(element, vectors)
+            data = step(e, self.scratch, element, plan.data_plane)
+            row = step(e, weights, e.b.mul(element, vectors), per_vector)
+            sums = step(e, self.sums, element, plan.sum_plane)
+            with e.loop(*panels) as panel:
+                number = e.b.sub(panel, e.i64(panels[0]))
+                at = [
+                    data,
+                    step(e, row, number, widths.width * per_vector),
+                    step(e, sums, number, widths.width * plan.vector),
+                ]
+                self._panel(at, panel, groups, first_tile)
+
+    def _panel(
+        self, pointers: Sequence[Val], panel: Val, groups: Range, first_tile: int | Val
+    ) -> None:
+        panels = self.plan.tiling.panels
+        if panels.count == 1 or panels.last == panels.width:
+            self._product(pointers, panels.last, groups, first_tile)
+            return
+        either(
+            *(self.e, self.e.b.icmp_signed("==", panel, I64(panels.count - 1))),
+            lambda: self._product(pointers, panels.last, groups, first_tile),
+            lambda: self._product(pointers, panels.width, groups, first_tile),
+        )
+
+    def _vector(self, panel: int | Val) -> Val:
+        """The first vector of a panel (the number of vectors behind the last one)."""
+        panels = self.plan.tiling.panels
+        vector = self.e.b.mul(self.e.i64(panel), I64(panels.width))
+        return self.e.intrinsic("smin", vector, I64(panels.vectors))
+
+    def _product(
+        self, pointers: Sequence[Val], vectors: int, groups: Range, first_tile: int | Val
+    ) -> None:
+        """One product for one panel: a register tile after the other."""
         e, plan, cover = self.e, self.plan, self.plan.tiling.width
-        depth = self.problem.channels * vectors * plan.vector
-        with e.loop(0, plan.products) as element, e.loop(*groups) as group:
-            row = e.b.sub(e.i64(piece_start(e, cover, group)), e.i64(tiles[0]))
-            pointers = [
-                step(e, step(e, self.scratch, element, plan.data_plane), row, plan.data_pitch),
-                step(e, weights, element, depth),
-                step(e, step(e, self.sums, element, plan.sum_plane), row, plan.sum_pitch),
-            ]
+        data, weights, sums = pointers
+        following = e.offset(weights, self.problem.channels * vectors * plan.vector)
+        with e.loop(*groups) as group:
+            row = e.b.sub(e.i64(piece_start(e, cover, group)), e.i64(first_tile))
             number = e.b.sub(group, e.i64(groups[0]))
+            args = [
+                step(e, data, row, plan.data_pitch),
+                weights,
+                step(e, sums, row, plan.sum_pitch),
+                step(e, following, number, self.parts.fetched(vectors)),
+            ]
+            by_size(
+                *(e, cover, group),
+                lambda rows: e.b.call(self.parts.product(rows, vectors), args),
+            )
 
-            def call(rows: int) -> None:
-                ahead = e.offset(pointers[1], depth)  # the next product's weights
-                ahead = step(e, ahead, number, self.parts.fetched(rows, vectors))
-                e.b.call(self.parts.product(rows, vectors), [*pointers, ahead])
-
-            by_size(e, cover, group, call)
-
-    def _results(self, pointers: Sequence[Val], vectors: int, last: bool, tiles: Range) -> None:
-        e, plan = self.e, self.plan
-        finish = self.parts.finish(vectors, last)
+    def _results(self, tiles: Range, panels: Range) -> None:
+        e, plan, tail = self.e, self.plan, self.shape.tail
+        first, stop = (self._vector(panel) for panel in panels)
+        full = self.problem.vectors - (tail is not None)
+        tensors = range(RESULT, len(self.base))
         with e.loop(*tiles) as tile:
-            tensors = range(RESULT, len(pointers))
-            at = [self._corner(pointers[tensor], tensor, tile) for tensor in tensors]
             sums = step(e, self.sums, e.b.sub(tile, e.i64(tiles[0])), plan.sum_pitch)
+            at = [self._corner(self.base[tensor], tensor, tile) for tensor in tensors]
             room = [e.i64(r) for r in self._room(tile, plan.transform.outputs)]
-            e.b.call(finish, [sums, self.patch, *room, *at])
+            args = [sums, self.patch, *room, first]
+            if full:
+                e.b.call(
+                    self.parts.finish(None), [*args, e.intrinsic("smin", stop, I64(full)), *at]
+                )
+            if tail is not None:
+                with e.when(e.b.icmp_signed(">", stop, I64(full))):
+                    sums = step(e, sums, e.b.sub(I64(full), first), plan.vector)
+                    args = [sums, self.patch, *room, I64(full), stop]
+                    e.b.call(self.parts.finish(tail), [*args, *at])
 
 
 def piece_start(e: Emitter, cover: Cover, index: int | Val) -> int | Val:

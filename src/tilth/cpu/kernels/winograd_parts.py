@@ -6,8 +6,6 @@ a vector, are first copied into a small patch with zeros around, so that there i
 
 from __future__ import annotations
 
-import math
-
 import llvmlite.ir as ll
 
 from tilth.cpu.access import load
@@ -110,29 +108,17 @@ class Parts:
     def product(self, rows: int, vectors: int) -> ll.Function:
         """f(data, weights, sums, ahead): a register tile of one product.
 
-        On the way it brings `fetched(rows, vectors)` bytes from `ahead` on into L2.
+        On the way it brings `fetched(vectors)` bytes from `ahead` on into L2.
         """
         label = f"product{rows}x{vectors}"
         if label not in self._made:
             self._made[label] = self._emit_product(label, rows, vectors)
         return self._made[label]
 
-    def fetched(self, rows: int, vectors: int) -> int:
-        """Bytes one call of `product` fetches ahead."""
-        return self._streams(vectors) * self._stream_bytes(rows, vectors)
-
-    def _streams(self, vectors: int) -> int:
-        """Places from which weights are fetched ahead, a line per turn of the inner loop each, so
-        that the tiles of a block bring all of the next product's."""
-        if not self.plan.streamed:
-            return 0
-        rows = self.plan.tiling.width.size - 1 or 1
-        groups = -(-self.plan.tiling.width.count // self.plan.tile_blocks)
+    def fetched(self, vectors: int) -> int:
+        """Bytes one call of `product` fetches ahead: its share of the next product's weights."""
         wanted = self.plan.problem.channels * vectors * self.plan.vector
-        return math.ceil(wanted / (groups * max(LINE, self._stream_bytes(rows, vectors))))
-
-    def _stream_bytes(self, rows: int, vectors: int) -> int:
-        return self.plan.problem.channels // unrolling(rows * vectors) * LINE
+        return -(-wanted // (self.plan.block_groups * LINE)) * LINE
 
     def _emit_product(self, label: str, rows: int, vectors: int) -> ll.Function:
         e, plan = self._function(label, [PTR] * 4), self.plan
@@ -141,8 +127,9 @@ class Parts:
         left = Stream(f32, f32, tuple(r * plan.data_pitch for r in range(rows)))
         right = Stream(f32, f32, lanes, (None,) * vectors)
         depth = Depth(plan.problem.channels, FLOAT, vectors * plan.vector)
-        each = self._stream_bytes(rows, vectors)
-        fetched = [e.offset(ahead, i * each) for i in range(self._streams(vectors))]
+        # one line per turn of the loop from each of these places
+        run = max(1, depth.size // unrolling(rows * vectors)) * LINE
+        fetched = [e.offset(ahead, at) for at in range(0, self.fetched(vectors), run)]
         accs = [e.const(self.lanes, 0)] * (rows * vectors)
         pointers = [data, weights, *fetched]
         accs = accumulate(e, left, right, pointers, (), depth, depth.size, accs)
@@ -152,30 +139,34 @@ class Parts:
         return e.finish()
 
     # -- results -----------------------------------------------------------------------------
-    def finish(self, vectors: int, last: bool) -> ll.Function:
-        """f(sums, tile, rows, columns, result, extras...): the pixels of a tile.
+    def finish(self, count: int | None) -> ll.Function:
+        """f(sums, tile, rows, columns, first, stop, result, extras...): the pixels of a tile.
 
-        Transforms the sums, of which rows x columns pixels exist, and finishes and stores those.
+        Transforms the sums, which begin at vector `first` of output channels, and finishes and
+        stores the rows x columns pixels that exist, `count` lanes (None: all) of each vector.
         """
-        label = f"finish{vectors}{'last' * last}"
+        label = f"finish{count or ''}"
         if label not in self._made:
-            self._made[label] = self._emit_finish(label, vectors, self.shape.tail if last else None)
+            self._made[label] = self._emit_finish(label, count)
         return self._made[label]
 
-    def _emit_finish(self, label: str, vectors: int, tail: int | None) -> ll.Function:
-        tensors = 1 + len(self.shape.form.extras)
-        e = self._function(label, [PTR, PTR, I64, I64] + [PTR] * tensors)
-        full = vectors - (tail is not None)
-        if full:
-            with e.loop(0, full) as v:
-                self._finish_vector(e, v, None)
-        if tail is not None:
-            self._finish_vector(e, I64(full), tail)
+    def _emit_finish(self, label: str, count: int | None) -> ll.Function:
+        tensors = [PTR] * (1 + len(self.shape.form.extras))
+        e = self._function(label, [PTR, PTR, I64, I64, I64, I64, *tensors])
+        sums, tile, rows, columns, first, stop, *pointers = e.args
+        with e.loop(first, stop) as v:
+            at = step(e, sums, e.b.sub(v, first), self.plan.vector)
+            self._transform_result(e, at, tile)
+            moved = self.epilogue.vector(e, pointers, v)
+            known = self.epilogue.row_invariant(e, moved, [count])
+            with e.loop(0, rows) as row, e.loop(0, columns) as column:
+                number = e.b.add(e.b.mul(row, I64(self.transform.outputs)), column)
+                value = e.load(step(e, tile, number, self.plan.vector), self.lanes)
+                pixel = self.epilogue.row(e, moved, row, column)
+                self.epilogue.finish(e, pixel, known, [value], [count])
         return e.finish()
 
-    def _finish_vector(self, e: Emitter, v: Val, count: int | None) -> None:
-        sums, tile, rows, columns, *tensors = e.args
-        sums = step(e, sums, v, self.plan.vector)
+    def _transform_result(self, e: Emitter, sums: Val, tile: Val) -> None:
         t = self.transform
 
         def get(row: int, column: int) -> Val:
@@ -186,9 +177,3 @@ class Parts:
             e.store(value, e.offset(tile, (row * t.outputs + column) * self.plan.vector))
 
         transform_2d(e, t.result_groups(), t.result_rows, t.size, get, put)
-        at = self.epilogue.vector(e, tensors, v)
-        known = self.epilogue.row_invariant(e, at, [count])
-        with e.loop(0, rows) as row, e.loop(0, columns) as column:
-            number = e.b.add(e.b.mul(row, I64(t.outputs)), column)
-            value = e.load(step(e, tile, number, self.plan.vector), self.lanes)
-            self.epilogue.finish(e, self.epilogue.row(e, at, row, column), known, [value], [count])

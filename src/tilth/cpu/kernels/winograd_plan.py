@@ -1,12 +1,15 @@
 """How a Winograd convolution is executed, what that costs, and what a direct one would cost.
 
-A work item is a block of tiles times a block of panels of output channels. The block's transformed
-data stay in L2 while the transformed weights stream by, so a block should be as large as L2 allows.
+A work item is a block of tiles times a part of the output channels. The larger the block, the more
+often each transformed weight is used while it is in cache, but the transformed data and products
+of a block should stay in L2. `cycles` weighs this, and whether Winograd pays at all.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +20,7 @@ from tilth.cpu.kernels.tiles import Tiling
 from tilth.cpu.kernels.winograd_transform import F2, F4, Transform
 
 FLOAT = 4
+_MOST_SCRATCH = 4 << 20  # bytes for each thread, which should stay in a shared L3
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,6 @@ class Plan:
     tiling: Tiling
     tile_blocks: int
     panel_blocks: int
-    streamed: bool  # transformed weights come from behind L2 and are fetched ahead
 
     @cached_property
     def tiles(self) -> int:
@@ -76,10 +79,14 @@ class Plan:
         return self.transform.size**2
 
     @property
+    def block_groups(self) -> int:
+        """Register tiles in the largest block, for one panel."""
+        return -(-self.tiling.width.count // self.tile_blocks)
+
+    @property
     def block_tiles(self) -> int:
         """Tiles in the largest block."""
-        groups = self.tiling.width
-        return min(self.tiles, -(-groups.count // self.tile_blocks) * groups.size)
+        return min(self.tiles, self.block_groups * self.tiling.width.size)
 
     def describe(self) -> str:
         """For reports."""
@@ -95,7 +102,7 @@ class Plan:
     @property
     def data_pitch(self) -> int:
         """From one tile's transformed data to the next."""
-        return self.problem.depth_vectors * self.vector
+        return conflict_free(self.problem.depth_vectors * self.vector)
 
     @property
     def data_plane(self) -> int:
@@ -104,7 +111,10 @@ class Plan:
 
     @property
     def sum_pitch(self) -> int:
-        return self.tiling.panels.width * self.vector
+        """From one tile's products to the next."""
+        panels = self.tiling.panels
+        widest = -(-panels.count // self.panel_blocks) * panels.width
+        return conflict_free(min(widest, panels.vectors) * self.vector)
 
     @property
     def sum_plane(self) -> int:
@@ -112,63 +122,68 @@ class Plan:
 
     @property
     def scratch(self) -> int:
-        """Transformed data, the products of one panel, and one patch."""
+        """Transformed data, products, and one patch."""
         return self.products * (self.data_plane + self.sum_plane + self.vector)
-
-    @property
-    def weights_of_vector(self) -> int:
-        """Bytes of transformed weights for one vector of output channels."""
-        return self.products * self.problem.channels * self.vector
 
     @property
     def weights(self) -> int:
         """Bytes of transformed weights."""
-        return self.problem.vectors * self.weights_of_vector
+        return self.products * self.problem.channels * self.problem.vectors * self.vector
 
 
-def choose(problem: Problem, isa: Isa, threads: int) -> Plan:
-    """A good plan, from shapes and cache sizes alone."""
-    plans = (blocked(problem, transform, isa, threads) for transform in (F4, F2))
+def choose(
+    problem: Problem, isa: Isa, threads: int, transforms: Sequence[Transform] = (F4, F2)
+) -> Plan:
+    """The plan with the fewest estimated cycles, from shapes and cache sizes alone."""
+    plans = itertools.chain(*(_candidates(problem, t, isa, threads) for t in transforms))
     return min(plans, key=lambda plan: cycles(plan, isa, threads))
 
 
-def blocked(problem: Problem, transform: Transform, isa: Isa, threads: int) -> Plan:
-    """The plan for one transform."""
+def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) -> Iterator[Plan]:
+    """Divisions into work items, in which all threads get a share where that is possible."""
     total = math.prod(problem.grid(transform))
-    tiling = tiles.choose(isa, 1, total, problem.vectors, problem.channels)
+    tiling = tiles.choose(isa, 1, total, problem.vectors, problem.channels, fetching=True)
     groups, panels = tiling.width.count, tiling.panels.count
-    smallest = Plan(problem, transform, tiling, groups, 1, False)
-    streamed = smallest.weights > isa.l2 // 2
-    budget = isa.l2 * 5 // 8 if streamed else isa.l2 // 4
-    tile_blocks = min(groups, max(1, math.ceil(groups * smallest.scratch / budget)))
-    while tile_blocks % threads and tile_blocks < groups:
-        tile_blocks += 1
-    panel_blocks = 1 if tile_blocks % threads == 0 else min(threads, panels)
-    return Plan(problem, transform, tiling, tile_blocks, panel_blocks, streamed)
+    for tile_blocks in sorted({-(-groups // size) for size in range(1, groups + 1)}):
+        for blocks in {tile_blocks, min(groups, -(-tile_blocks // threads) * threads)}:
+            for panel_blocks in {1, min(threads, panels)}:
+                plan = Plan(problem, transform, tiling, blocks, panel_blocks)
+                if blocks == groups or plan.scratch <= _MOST_SCRATCH:
+                    yield plan
 
 
 # -- what it costs -------------------------------------------------------------------------------
-# Cycles of one core, fitted to measurements; bytes per cycle of weights fetched ahead in order.
-_DATA = {6: 95.0, 4: 40.0}  # to transform one vector of channels of a patch, by its width
-_RESULT = {6: 110.0, 4: 45.0}  # the same for results, with a short epilogue
-_STREAM = 9.0
-_DIRECT = 0.85  # share of the FMA peak that direct kernels reach
+# Fitted to measurements of single threads; cycles, and bytes per cycle.
+_DIRECT = 0.9  # share of the FMA peak that direct kernels reach
+_STREAM = 5.0  # weights from memory or L3
+_SPILL = 9.0  # transformed data and products that do not stay in L2
+_HIDDEN = 0.7  # how much of the shorter of computing and streaming hides behind the longer
 
 
 def cycles(plan: Plan, isa: Isa, threads: int) -> float:
-    """Estimated cycles from the first to the last thread's end."""
-    p, size = plan.problem, plan.transform.size
-    shares = math.ceil(plan.tile_blocks * plan.panel_blocks / threads) / plan.panel_blocks
-    data = math.ceil(shares) * plan.tiles / plan.tile_blocks * p.depth_vectors * _DATA[size]
-    part = shares / plan.tile_blocks
-    results = part * plan.tiles * p.vectors * _RESULT[size]
-    products = part * size**2 * tiles.cost(isa, plan.tiling, p.channels)
-    weights = shares * plan.weights / _STREAM if plan.streamed else 0
-    return data + results + max(products, weights)
+    """Estimated cycles until the last thread is done."""
+    p, elements = plan.problem, plan.products
+    items = math.ceil(plan.tile_blocks * plan.panel_blocks / threads)
+    share = items / (plan.tile_blocks * plan.panel_blocks)
+    blocks = math.ceil(items / plan.panel_blocks)  # whose data the thread transforms
+    per_vector = elements * (isa.vector_bytes / 16 + 0.5)  # to transform one vector of a patch
+    transforms = per_vector * (
+        blocks * plan.tiles / plan.tile_blocks * p.depth_vectors + share * plan.tiles * p.vectors
+    )
+    resident = plan.weights if plan.weights <= isa.l2 // 2 else 0
+    spilled = 2 * items * max(0, plan.scratch + resident - isa.l2 * 3 // 4) / _SPILL
+    products = share * elements * tiles.cost(isa, plan.tiling, p.channels)
+    weights = items * plan.weights / plan.panel_blocks
+    return transforms + spilled + _overlapped(products, weights, isa)
 
 
 def direct_cycles(problem: Problem, isa: Isa, threads: int) -> float:
     """Estimated cycles of the direct kernel."""
-    products = problem.macs / (2 * isa.lanes * _DIRECT)
-    weights = 9 * problem.channels * problem.filters * FLOAT / _STREAM
-    return max(products, weights) / threads
+    products = problem.macs / (2 * isa.lanes * _DIRECT * threads)
+    return _overlapped(products, 9 * problem.channels * problem.filters * FLOAT, isa)
+
+
+def _overlapped(products: float, weights: float, isa: Isa) -> float:
+    """Cycles to compute while so many bytes of weights stream by."""
+    stream = weights / _STREAM if weights > isa.l2 // 2 else 0.0
+    return max(products, stream) + (1 - _HIDDEN) * min(products, stream)
