@@ -4,10 +4,10 @@ usage: models.py DIRECTORY [--check] [--only NAME] [--threads 2] [--json FILE]
 
 For every .onnx file of the directory: compile with Tilth into an empty cache (cold), again in a
 new process (warm), compare the outputs on random inputs with ONNX Runtime's, and take interleaved
-turns with ONNX Runtime and OpenVINO (see `workers`; `--check` leaves the turns out). A model
-fails when it is not exactly one compiled region, needs a host operation, is not found in the cache,
-or differs by more than 1e-4 of the largest output. Prints a table, writes it as JSON; the exit code
-is 1 when a model failed.
+turns with ONNX Runtime and OpenVINO (`--check` leaves the turns out). A model fails when it is not
+exactly one compiled region, needs a host operation, is not found in the cache, or differs by more
+than 1e-4 of the largest output. Prints a table, writes it as JSON; the exit code is 1 when a model
+failed.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from machine import describe_machine
-from workers import EngineError, Timing, Worker, take_turns
+import tilth
+from tilth.interface import bind_shapes, complete
+from tilth.tools.engines import Job, relative_error
+from tilth.tools.inputs import random_feeds
+from tilth.tools.machine import describe_machine
+from tilth.tools.side_by_side import Timing, Worker, take_turns
 
 RIVALS = ("onnxruntime", "openvino")
 LIMIT = 1e-4  # max |a - b| / max |b|
@@ -40,80 +44,83 @@ class Result:
 
     model: str
     failures: list[str] = field(default_factory=list)
-    regions: int = 0
-    host_ops: int = 0
-    from_cache: bool = False  # whether the second process found the first one's code
     error: float = math.nan
     cold: float = math.nan
     warm: float = math.nan
+    facts: dict[str, int] = field(default_factory=dict)
     timings: dict[str, Timing] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
         """Tilth's median latency over the best rival's: below 1 is faster."""
-        rivals = [t.median for name, t in self.timings.items() if name != "tilth"]
-        if "tilth" not in self.timings or not rivals:
+        if not self.timings:
             return math.nan
-        return self.timings["tilth"].median / min(rivals)
+        return self.timings["tilth"].median / min(self.timings[r].median for r in RIVALS)
 
-
-def largest_error(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """max |a - b| / max |b| over all outputs; NaN or infinity where they do not compare."""
-    if [o.shape for o in ours] != [t.shape for t in theirs]:
-        return math.inf
-    errors = []
-    for a, b in zip(ours, theirs, strict=True):
-        difference = np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0)
-        largest = np.abs(b.astype(np.float64)).max(initial=0.0)
-        errors.append(difference / largest if largest else difference)
-    return float(np.max(errors))
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "failures": self.failures,
+            "error": self.error,
+            "cold": self.cold,
+            "warm": self.warm,
+            **self.facts,
+            "timings": {name: timing.as_json() for name, timing in self.timings.items()},
+            "ratio": self.ratio if self.timings else None,
+        }
 
 
 def measure(path: Path, arguments: argparse.Namespace) -> Result:
     """Check one model and, unless only checking, time it."""
     result = Result(path.stem)
-    try:
-        with ExitStack() as stack:
-            _measure(path, arguments, result, stack)
-    except EngineError as error:
-        result.failures.append(str(error))
+    with ExitStack() as stack:
+        cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="tilth-bench-"))
+        try:
+            job = job_for(path, arguments.threads)
+        except tilth.TilthError as e:
+            result.failures.append(str(e))
+            return result
+        with Worker("tilth", job, {"TILTH_CACHE_DIR": cache}) as first:
+            result.cold = first.timing.first_result
+        workers = [
+            stack.enter_context(Worker(engine, job, {"TILTH_CACHE_DIR": cache}))
+            for engine in ("tilth", *(RIVALS[:1] if arguments.check else RIVALS))
+        ]
+        check(result, workers)
+        if not arguments.check:
+            take_turns(workers, arguments.rounds, arguments.turn)
+            if not problems(workers):
+                result.timings = {w.timing.engine: w.timing for w in workers}
+        result.failures = problems([first, *workers]) or result.failures
     return result
 
 
-def _measure(path: Path, arguments: argparse.Namespace, result: Result, stack: ExitStack) -> None:
-    cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="tilth-bench-"))
+def job_for(path: Path, threads: int) -> Job:
+    """Random feeds for a model, its open dimensions 1."""
+    inputs = tilth.load(path).inputs
+    return Job(path, random_feeds(inputs, bind_shapes(inputs, complete(inputs, {}))), threads)
 
-    def worker(engine: str) -> Worker:
-        environment = {"TILTH_CACHE_DIR": cache}
-        return stack.enter_context(Worker(engine, path, arguments.threads, environment))
 
-    with Worker("tilth", path, arguments.threads, {"TILTH_CACHE_DIR": cache}) as first:
-        result.cold = first.started.seconds
-    tilth, reference = worker("tilth"), worker("onnxruntime")
-    result.warm = tilth.started.seconds
-    result.regions = tilth.started.facts["regions"]
-    result.host_ops = tilth.started.facts["host_ops"]
-    result.from_cache = bool(tilth.started.facts["from_cache"])
-    result.error = largest_error(tilth.started.outputs, reference.started.outputs)
+def problems(workers: Sequence[Worker]) -> list[str]:
+    return [f"{w.timing.engine}: {w.timing.problem}" for w in workers if w.timing.problem]
+
+
+def check(result: Result, workers: Sequence[Worker]) -> None:
+    """Tilth's answers and how they came about, the second process's."""
+    ours, standard = workers[:2]
+    result.warm, result.facts = ours.timing.first_result, ours.timing.facts
+    result.error = relative_error(ours.outputs, standard.outputs)
     result.failures += _failures(result)
-    if not arguments.check:
-        workers = [tilth, reference, worker("openvino")]
-        take_turns(workers, arguments.rounds, arguments.turn)
-        result.timings = {w.engine: w.timing() for w in workers}
 
 
 def _failures(result: Result) -> Iterator[str]:
-    if (result.regions, result.host_ops) != (1, 0):
-        yield f"{result.regions} regions and {result.host_ops} host operations, not 1 and 0"
-    if not result.from_cache:
+    facts = result.facts
+    if facts and (facts["regions"], facts["host_ops"]) != (1, 0):
+        yield f"{facts['regions']} regions and {facts['host_ops']} host operations, not 1 and 0"
+    if facts and not facts["from_cache"]:
         yield "compiled again in the second process"
-    if not result.error <= LIMIT:  # also true for NaN
+    if result.error > LIMIT:
         yield f"differs from ONNX Runtime by {result.error:.1e}"
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """The mean that ratios want; NaN for none."""
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
 
 
 def print_table(results: Sequence[Result], console: Console) -> None:
@@ -134,7 +141,8 @@ def print_table(results: Sequence[Result], console: Console) -> None:
 
 def _cells(result: Result) -> Iterator[str]:
     yield result.model
-    yield f"{result.regions}+{result.host_ops}" if result.host_ops else f"{result.regions}"
+    regions, host_ops = (result.facts.get(name, 0) for name in ("regions", "host_ops"))
+    yield f"{regions}+{host_ops}" if host_ops else f"{regions}"
     yield f"{result.error:.0e}"
     yield f"{result.cold:.2f}"
     yield f"{result.warm:.2f}"
@@ -147,13 +155,13 @@ def _cells(result: Result) -> Iterator[str]:
     yield str(min(memory.values(), default=""))
 
 
-def as_json(results: Sequence[Result], threads: int) -> dict[str, object]:
+def as_json(results: Sequence[Result], threads: int) -> dict[str, Any]:
     """Everything measured, with the machine and the versions it was measured on."""
-    ratios = [r.ratio for r in results if not math.isnan(r.ratio)]
+    ratios = [r.ratio for r in results if r.timings]
     return {
         "machine": describe_machine(threads),
-        "geometric_mean": geometric_mean(ratios) if ratios else None,
-        "models": [asdict(r) | {"ratio": r.ratio if r.timings else None} for r in results],
+        "geometric_mean": statistics.geometric_mean(ratios) if ratios else None,
+        "models": [result.as_json() for result in results],
     }
 
 
@@ -176,7 +184,6 @@ def main() -> int:
     if not paths:
         console.print(f"no .onnx file in {arguments.directory} has '{arguments.only}' in its name")
         return 1
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     results = []
     for path in paths:
         result = measure(path, arguments)

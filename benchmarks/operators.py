@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -24,9 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 import tilth
-from machine import describe_machine
 from tilth.cpu.isa import host_isa
 from tilth.cpu.peak import measure_peak
+from tilth.tools.engines import use_cores
+from tilth.tools.machine import describe_machine
 
 RUNS = 5  # profiled calls per round
 Shape = tuple[int, ...]
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+    use_cores(arguments.threads)
     rows = measure(CASES, arguments.threads, arguments.rounds)
     print_table(rows, Console())
     if arguments.json:

@@ -50,6 +50,13 @@ def free_symbols(inputs: Sequence[Port]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(d for d in dims if isinstance(d, str)))
 
 
+def complete(inputs: Sequence[Port], wanted: Binding) -> dict[str, int | Sequence[int]]:
+    """`wanted`, and the extent 1 for every symbol that it says nothing about."""
+    shaped = free_symbols([p for p in inputs if p.name in wanted])
+    open_symbols = [s for s in free_symbols(inputs) if s not in shaped]
+    return {**dict.fromkeys(open_symbols, 1), **wanted}
+
+
 def _tensor_type(port: Port, fed: Any) -> TensorType:
     if port.container or port.dtype is None:
         raise UnsupportedError(f"input {port}: only tensors can be fed so far")

@@ -146,10 +146,34 @@ def test_bench_measures_in_a_process_of_its_own(tilth, model: Path):
     assert "tilth" in out
 
 
+def test_bench_writes_what_it_measured_against_a_rival(tilth, model: Path, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    arguments = ("--against", "onnxruntime", "--turns", 1, "--seconds", 0.01, "--shape", "n=4")
+    assert tilth("bench", model, *arguments, "--json", tmp_path / "b.json")[0] == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["inputs"] == {"image": {"dtype": "float32", "shape": [4, 1, 2, 3]}}
+    ours, theirs = found["engines"]
+    assert (ours["engine"], theirs["engine"]) == ("tilth", "onnxruntime")
+    assert ours["facts"]["regions"] == 1
+    assert theirs["error"] < 1e-6
+
+
 def test_bench_tells_which_engine_failed(tilth, model: Path):
     code, _, err = tilth("bench", model, "--against", "nonesuch")
     assert code == 2
     assert "unknown engine 'nonesuch'; known: tilth, onnxruntime, openvino" in err
+
+
+@pytest.mark.parametrize("shape", ["n=4", "image=4,1,2,3"])
+def test_a_shape_may_be_that_of_a_symbol_or_of_an_input(tilth, model: Path, shape: str):
+    assert "[4, 3]" in tilth("run", model, "--device", "reference", "--shape", shape)[1]
+
+
+def test_the_shape_of_a_file_decides_about_symbols(tilth, model: Path, tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros((5, 1, 2, 3), np.float32))
+    assert (
+        "[5, 3]" in tilth("run", model, "--device", "reference", "--input", tmp_path / "x.npy")[1]
+    )
 
 
 def test_devices_are_listed(tilth):
@@ -193,7 +217,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(tilth, tmp_path: Path, command, 
     [
         (["--device", "tpu"], "no device kind 'tpu'"),
         (["--threads", "-1"], "threads must be"),
-        (["--shape", "n"], "--shape takes SYMBOL=N, not 'n'"),
+        (["--shape", "n"], "--shape takes INPUT=N,N,... or SYMBOL=N, not 'n'"),
         (["--shape", "m=2"], "no symbol 'm'"),
         (["--input", "other=x.npy"], "write NAME=FILE; inputs: image"),
         (["--input", "image=missing.npy"], "cannot read 'missing.npy'"),

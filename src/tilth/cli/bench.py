@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,43 +14,60 @@ from tilth.cli.console import (
     Inputs,
     ModelPath,
     Resize,
-    Symbols,
+    Shapes,
     Threads,
     err,
     make_feeds,
     out,
-    parse_symbols,
+    parse_shapes,
     table,
 )
-from tilth.tools.engines import Timing, compare
+from tilth.runtime.devices import usable_cores
+from tilth.tools.engines import ENGINES, Job
+from tilth.tools.machine import describe_machine
+from tilth.tools.side_by_side import Timing, side_by_side
 
-_NUMBERS = ("median ms", "min ms", "p99 ms", "first s", "error", "ratio")
+_NUMBERS = ("median ms", "min ms", "p99 ms", "ratio", "first s", "peak MiB", "error")
+_RIVALS = ",".join(name for name in ENGINES if name != "tilth")
 
 
 def bench(
     model: ModelPath,
     input: Inputs = None,
-    shape: Symbols = None,
+    shape: Shapes = None,
     device: DeviceName = "cpu",
     threads: Threads = 0,
-    against: Annotated[
-        str, typer.Option("--against", help="Rivals, by commas: onnxruntime,openvino.")
-    ] = "",
+    against: Annotated[str, typer.Option(help=f"Rivals, by commas: {_RIVALS}.")] = "",
     turns: Annotated[int, typer.Option(min=1, help="Rounds of measuring.")] = 6,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Seconds of a turn.")] = 0.6,
+    seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of a turn.")] = 0.6,
     resize: Resize = False,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Measure the latency of MODEL: median, minimum, 99th percentile, time to the first result.
 
-    Each engine has a process of its own; they take turns. `error` is relative to Tilth's outputs,
-    `ratio` is the engine's median over Tilth's.
+    Each engine has a process of its own on the same cores; they take turns while the others sleep.
+    `ratio` is the engine's median over Tilth's, `first s` counts from the engine's import, `peak
+    MiB` is its process's memory, `error` the largest difference to Tilth's outputs over the
+    largest output.
     """
     loaded = tilth.load(model)
-    feeds = make_feeds(loaded, input, parse_symbols(shape), resize)
-    engines = ["tilth", *(name.strip() for name in against.split(",") if name.strip())]
+    names = ["tilth", *(name.strip() for name in against.split(",") if name.strip())]
+    feeds = make_feeds(loaded, input, parse_shapes(loaded.inputs, shape), resize)
+    threads = threads or usable_cores()
     with err.status(f"measuring {loaded.name}"):
-        timings = compare(engines, str(model), feeds, threads, device, turns, seconds)
+        timings = side_by_side(names, Job(model, feeds, threads, device), turns, seconds)
     _show(timings)
+    if not timings[0].problem:
+        how = "from its cache" if timings[0].facts["from_cache"] else "compiled"
+        err.print(f"tilth's first result: {how}", style="dim")
+    if as_json is not None:
+        document = {
+            "model": loaded.name,
+            "machine": describe_machine(threads),
+            "inputs": {n: {"dtype": a.dtype.name, "shape": a.shape} for n, a in feeds.items()},
+            "engines": [timing.as_json() for timing in timings],
+        }
+        as_json.write_text(json.dumps(document, indent=1) + "\n")
     if timings[0].problem:
         raise tilth.TilthError(f"tilth could not run {loaded.name}: {timings[0].problem}")
 
@@ -58,10 +77,11 @@ def _show(timings: list[Timing]) -> None:
     ours = timings[0]
     for t in timings:
         if t.problem:
-            shown.add_row(t.engine, "-", "-", "-", "-", "-", "-")
+            shown.add_row(t.engine, *("-" for _ in _NUMBERS))
             err.print(f"{t.engine}: {t.problem}", markup=False)
             continue
         times = [f"{s * 1e3:.3f}" for s in (t.median, t.minimum, t.p99)]
         ratio = f"{t.median / ours.median:.2f}" if not ours.problem else "-"
-        shown.add_row(t.engine, *times, f"{t.first_result:.2f}", f"{t.error:.1e}", ratio)
+        peak = f"{t.peak_bytes / 2**20:.0f}"
+        shown.add_row(t.engine, *times, ratio, f"{t.first_result:.2f}", peak, f"{t.error:.1e}")
     out.print(shown)

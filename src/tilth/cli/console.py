@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -13,8 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 import tilth
-from tilth.interface import bind_shapes, free_symbols
+from tilth.interface import bind_shapes, complete, free_symbols
 from tilth.tools.inputs import random_feeds, read_input
+
+if TYPE_CHECKING:
+    from tilth.onnx.load import Port
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -24,9 +27,13 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="NAME=FILE", help="Feed from .npy, .json, .png (repeatable)."),
 ]
-Symbols = Annotated[
+Shapes = Annotated[
     list[str] | None,
-    typer.Option("--shape", metavar="SYMBOL=N", help="Extent of a symbolic dimension (else 1)."),
+    typer.Option(
+        "--shape",
+        metavar="NAME=SHAPE",
+        help="An input's shape, as in x=1,3,224,224, or a symbol's extent (else 1), as in n=8.",
+    ),
 ]
 DeviceName = Annotated[str, typer.Option("--device", help="kind[:model][#index]")]
 Threads = Annotated[int, typer.Option("--threads", help="0: all cores this process may use.")]
@@ -49,33 +56,39 @@ def compile_model(model: tilth.Model, shapes: Any, device: str, threads: int) ->
     return executable
 
 
-def parse_symbols(texts: Sequence[str] | None) -> dict[str, int]:
-    """`SYMBOL=N` options as a dict."""
-    symbols = {}
+def parse_shapes(inputs: Sequence[Port], texts: Sequence[str] | None) -> dict[str, Any]:
+    """`--shape` options: extents of symbols, shapes of inputs."""
+    symbols = free_symbols(inputs)
+    shapes: dict[str, Any] = {}
     for text in texts or ():
-        name, _, extent = text.rpartition("=")
-        if not name or not extent.isdecimal():
-            raise tilth.InputError(f"--shape takes SYMBOL=N, not '{text}'")
-        symbols[name] = int(extent)
-    return symbols
+        name, _, extents = text.rpartition("=")
+        numbers = extents.split(",")
+        if not name or not all(n.strip().isdecimal() for n in numbers):
+            raise tilth.InputError(f"--shape takes INPUT=N,N,... or SYMBOL=N, not '{text}'")
+        shape = tuple(map(int, numbers))
+        is_input = len(shape) > 1 or (name not in symbols and name in [p.name for p in inputs])
+        shapes[name] = shape if is_input else shape[0]
+    return shapes
 
 
 def make_feeds(
-    model: tilth.Model, files: Sequence[str] | None, symbols: dict[str, int], resize: bool = False
+    model: tilth.Model, files: Sequence[str] | None, wanted: dict[str, Any], resize: bool = False
 ) -> dict[str, np.ndarray]:
-    """Feeds from the named files; random ones, and a word about it, for the other inputs."""
+    """Feeds from the named files; random ones, and a word about it, for the other inputs.
+
+    Symbols that neither `wanted` nor a file says anything about are 1.
+    """
     ports = {p.name: p for p in model.inputs}
     feeds = {}
     for text in files or ():
         name, path = _name_and_path(text, list(ports))
         feeds[name] = read_input(ports[name], path, resize)
-    wanted: dict[str, Any] = dict.fromkeys(free_symbols(model.inputs), 1) | symbols
-    wanted |= {name: array.shape for name, array in feeds.items()}
+    shapes = complete(model.inputs, wanted | {name: a.shape for name, a in feeds.items()})
     rest = [p for p in model.inputs if p.name not in feeds]
     if rest:
         names = ", ".join(p.name for p in rest)
         err.print(f"random values (seed 0) for input {names}", style="dim")
-        feeds |= random_feeds(rest, bind_shapes(model.inputs, wanted))
+        feeds |= random_feeds(rest, bind_shapes(model.inputs, shapes))
     return feeds
 
 

@@ -8,17 +8,18 @@ from typing import Annotated
 import typer
 
 import tilth
-from tilth.cli.console import ModelPath, Symbols, out, parse_symbols, table
+from tilth.cli.console import ModelPath, Shapes, out, parse_shapes, table
 from tilth.tools.summary import Summary, summarise
 
 
 def inspect(
     model: ModelPath,
-    shape: Symbols = None,
+    shape: Shapes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show operators, parameters, FLOPs, inputs and outputs, and what is unsupported."""
-    summary = summarise(tilth.load(model), parse_symbols(shape))
+    loaded = tilth.load(model)
+    summary = summarise(loaded, parse_shapes(loaded.inputs, shape))
     if as_json:
         print(json.dumps(summary.as_json(), indent=2))
     else:

@@ -13,19 +13,19 @@ from tilth.cli.console import (
     Inputs,
     ModelPath,
     Resize,
-    Symbols,
+    Shapes,
     Threads,
     compile_model,
     make_feeds,
     out,
-    parse_symbols,
+    parse_shapes,
 )
 
 
 def profile(
     model: ModelPath,
     input: Inputs = None,
-    shape: Symbols = None,
+    shape: Shapes = None,
     device: DeviceName = "cpu",
     threads: Threads = 0,
     runs: Annotated[int, typer.Option(min=1, help="Runs to take the median of.")] = 10,
@@ -35,7 +35,7 @@ def profile(
 ) -> None:
     """Show the time, GFLOP/s and GB/s of each kernel of MODEL."""
     loaded = tilth.load(model)
-    feeds = make_feeds(loaded, input, parse_symbols(shape), resize)
+    feeds = make_feeds(loaded, input, parse_shapes(loaded.inputs, shape), resize)
     shapes = {name: array.shape for name, array in feeds.items()}
     executable = compile_model(loaded, shapes, device, threads)
     if report:

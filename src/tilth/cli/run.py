@@ -15,32 +15,35 @@ from tilth.cli.console import (
     Inputs,
     ModelPath,
     Resize,
-    Symbols,
+    Shapes,
     Threads,
     compile_model,
     make_feeds,
     out,
-    parse_symbols,
+    parse_shapes,
     table,
 )
-from tilth.tools.engines import relative_error, run_once
+from tilth.runtime.devices import usable_cores
+from tilth.tools.engines import Job, relative_error, run_once
 
 
 def run(
     model: ModelPath,
     input: Inputs = None,
-    shape: Symbols = None,
+    shape: Shapes = None,
     device: DeviceName = "cpu",
     threads: Threads = 0,
     top: Annotated[int, typer.Option("--top", help="Show the K largest of each output.")] = 0,
-    against: Annotated[str, typer.Option("--against", help="Compare with: onnxruntime.")] = "",
+    against: Annotated[
+        str, typer.Option("--against", help="Compare with: onnxruntime, openvino.")
+    ] = "",
     tolerance: Annotated[float, typer.Option(help="Relative error allowed.")] = 1e-4,
     save: Annotated[Path | None, typer.Option("--save", help="Write outputs to an .npz.")] = None,
     resize: Resize = False,
 ) -> None:
     """Run MODEL once and show its outputs; random inputs where none are given."""
     loaded = tilth.load(model)
-    feeds = make_feeds(loaded, input, parse_symbols(shape), resize)
+    feeds = make_feeds(loaded, input, parse_shapes(loaded.inputs, shape), resize)
     shapes = {name: array.shape for name, array in feeds.items()}
     executable = compile_model(loaded, shapes, device, threads)
     start = time.perf_counter()
@@ -50,7 +53,7 @@ def run(
     if save is not None:
         np.savez(save, **outputs)  # type: ignore[arg-type]
     if against:
-        expected = run_once(against, str(model), feeds, threads)
+        expected = run_once(against, Job(model, feeds, threads or usable_cores()))
         error = relative_error(list(outputs.values()), expected)
         out.print(f"largest relative error against {against}: {error:.1e} (allowed {tolerance:g})")
         if error > tolerance:

@@ -1,49 +1,124 @@
-"""Tilth and its rivals measured side by side: one process per engine, taking turns.
+"""The engines that are compared: each makes a callable out of a model file and its inputs.
 
-Engines that spin while idle would disturb each other, so only one process is awake at a time, in
-short turns. All get the same feeds; outputs are compared with the first engine's.
+All get the same number of threads, 32-bit floats, their low-latency settings, and hand out outputs
+as NumPy arrays that are the caller's. This file is also the program of a worker process (see
+`side_by_side`): it imports an engine, Tilth included, when that engine's turn has come, so that
+none carries another's memory and the first result counts the import.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import statistics
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from tilth.ir.errors import TilthError
-
 Feeds = Mapping[str, np.ndarray]
-Runner = Callable[[], list[np.ndarray]]
-_START_SECONDS = 600.0
+Run = Callable[[], list[np.ndarray]]
+
+WARM_UP = 3  # calls after the first result, before anything is timed
+LEAST_CALLS = 5  # per turn, however slow the model
 
 
-@dataclass(slots=True)
-class Timing:
-    """One engine's seconds; `error` against the first engine, `problem` if it failed."""
+@dataclass(frozen=True)
+class Job:
+    """What an engine is asked to run. `threads` is a number, not 0; `device` concerns Tilth."""
 
-    engine: str
-    first_result: float = 0.0
-    calls: list[float] = field(default_factory=list)
-    error: float = 0.0
-    problem: str = ""
+    path: Path
+    feeds: Feeds
+    threads: int
+    device: str = "cpu"
 
-    @property
-    def median(self) -> float:
-        return statistics.median(self.calls)
 
-    @property
-    def minimum(self) -> float:
-        return min(self.calls)
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run on its feeds, and what the engine says about how it was made."""
 
-    @property
-    def p99(self) -> float:
-        return float(np.percentile(self.calls, 99))
+    run: Run
+    facts: Mapping[str, int]
+
+
+def tilth(job: Job) -> Loaded:
+    """Tilth; facts: compiled `regions`, `host_ops` outside them, whether `from_cache`."""
+    import tilth
+
+    shapes = {name: array.shape for name, array in job.feeds.items()}
+    executable = tilth.load(job.path).compile(job.device, job.threads, shapes)
+    report = executable.report
+    facts = {
+        "regions": len(report.regions),
+        "host_ops": len(report.host_ops),
+        "from_cache": int(report.from_cache),
+    }
+    feeds = dict(job.feeds)
+    return Loaded(lambda: list(executable(feeds).values()), facts)
+
+
+def onnxruntime(job: Job) -> Loaded:
+    """ONNX Runtime on the CPU, all graph optimisations (its default)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = job.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(os.fspath(job.path), options, providers=providers)
+    feeds = dict(job.feeds)
+    return Loaded(lambda: session.run(None, feeds), {})
+
+
+def openvino(job: Job) -> Loaded:
+    """OpenVINO on the CPU: one stream, latency hint, and no silent bfloat16."""
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": job.threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = openvino.Core().compile_model(job.path, "CPU", settings)
+    request = compiled.create_infer_request()
+    inputs = [job.feeds[port.any_name] for port in compiled.inputs]
+
+    def run() -> list[np.ndarray]:
+        results = request.infer(inputs, share_inputs=True, share_outputs=True)
+        return [np.array(value) for value in results.values()]  # the buffers are reused: copy
+
+    return Loaded(run, {})
+
+
+ENGINES: dict[str, Callable[[Job], Loaded]] = {
+    "tilth": tilth,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+}
+
+
+def check_engine(name: str) -> str:
+    """`name` if it is an engine that runs ONNX files. Raises InputError listing those."""
+    from tilth.ir.errors import InputError
+
+    if name not in ENGINES:
+        why = " (PyTorch itself runs no ONNX files)" if name in ("torch", "pytorch") else ""
+        raise InputError(f"unknown engine '{name}'{why}; known: {', '.join(ENGINES)}")
+    return name
+
+
+def run_once(engine: str, job: Job) -> list[np.ndarray]:
+    """The outputs of `engine`, in this process. Raises InputError for an engine not here."""
+    from tilth.ir.errors import InputError
+
+    try:
+        return ENGINES[check_engine(engine)](job).run()
+    except ImportError as e:
+        raise InputError(f"{engine} is not installed: pip install {engine}") from e
 
 
 def relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
@@ -66,170 +141,58 @@ def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return worst if np.isfinite(worst) else float("inf")
 
 
-def tilth_runner(path: str, feeds: Feeds, threads: int, device: str) -> Runner:
-    import tilth
+def serve(pipe: Connection) -> None:
+    """The worker's main: take (engine, job), answer with the first result, then obey.
 
-    shapes = {name: array.shape for name, array in feeds.items()}
-    executable = tilth.load(path).compile(device=device, threads=threads, shapes=shapes)
-    return lambda: list(executable(feeds).values())
-
-
-def onnxruntime_runner(path: str, feeds: Feeds, threads: int, device: str) -> Runner:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    providers = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
-    return lambda: session.run(None, dict(feeds))
-
-
-def openvino_runner(path: str, feeds: Feeds, threads: int, device: str) -> Runner:
-    import openvino
-
-    settings = {
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
-    request = compiled.create_infer_request()
-    arrays = [feeds[port.any_name] for port in compiled.inputs]
-
-    def run() -> list[np.ndarray]:
-        results = request.infer(arrays, share_inputs=True, share_outputs=True)
-        return [np.array(value) for value in results.values()]
-
-    return run
-
-
-ENGINES: dict[str, Callable[[str, Feeds, int, str], Runner]] = {
-    "tilth": tilth_runner,
-    "onnxruntime": onnxruntime_runner,
-    "openvino": openvino_runner,
-}
-
-
-def run_once(engine: str, path: str, feeds: Feeds, threads: int) -> list[np.ndarray]:
-    """The outputs of `engine` on `feeds`, in this process. Raises TilthError."""
-    try:
-        return ENGINES[_known(engine)](path, feeds, threads, "cpu")()
-    except ImportError as e:
-        raise TilthError(f"{engine} is not installed: pip install {engine}") from e
-
-
-def compare(
-    engines: Sequence[str],
-    path: str,
-    feeds: Feeds,
-    threads: int = 0,
-    device: str = "cpu",
-    turns: int = 6,
-    turn_seconds: float = 0.6,
-) -> list[Timing]:
-    """Measure each engine on one model; `turns` rounds of `turn_seconds` each.
-
-    An engine that fails has `problem` set. Raises TilthError for an unknown engine.
+    Messages are (answer, problem). The first answer is (seconds from before the engine's import to
+    the first result, outputs, facts). After it, a number of seconds asks for the latencies of that
+    long a turn, 0 for the memory peak in bytes; the end of the pipe ends the process.
     """
-    workers = [_Worker(_known(e), path, feeds, threads, device) for e in engines]
     try:
-        reference: list[np.ndarray] | None = None
-        for worker in workers:
-            outputs = worker.start()
-            if outputs is not None:
-                reference = reference or outputs
-                worker.timing.error = relative_error(outputs, reference)
-        for _ in range(turns):
-            for worker in workers:
-                worker.turn(turn_seconds)
-    finally:
-        for worker in workers:
-            worker.stop()
-    return [worker.timing for worker in workers]
-
-
-def _known(engine: str) -> str:
-    if engine not in ENGINES:
-        raise TilthError(f"unknown engine '{engine}'; known: {', '.join(ENGINES)}")
-    return engine
-
-
-class _Worker:
-    """One engine in a process of its own."""
-
-    def __init__(self, engine: str, path: str, feeds: Feeds, threads: int, device: str):
-        self.timing = Timing(engine)
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        arguments = (theirs, engine, path, dict(feeds), threads, device)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._started = False
-
-    def start(self) -> list[np.ndarray] | None:
-        """Load and run once; the outputs, or None when that failed."""
-        self._process.start()
-        self._started = True
-        outputs, rest = self._receive()
-        if outputs is None:
-            self.timing.problem = rest
-        else:
-            self.timing.first_result = rest
-        return outputs
-
-    def turn(self, seconds: float) -> None:
-        if not self.timing.problem:
-            self._connection.send(seconds)
-            calls, problem = self._receive()
-            self.timing.calls += calls or []
-            self.timing.problem = problem
-
-    def stop(self) -> None:
-        if self._started:
-            self._process.terminate()
-            self._process.join()
-
-    def _receive(self) -> Any:
-        """The worker's next message; (None, why) when it died or hangs."""
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._connection.poll(0.2):
-            if not self._process.is_alive() and not self._connection.poll(0):
-                return None, f"the process ended with code {self._process.exitcode}"
-            if time.monotonic() > deadline:
-                return None, f"no answer within {_START_SECONDS:.0f} s"
-        try:
-            return self._connection.recv()
-        except EOFError:
-            return None, "the process ended without an answer"
-
-
-def _serve(
-    connection: Connection, engine: str, path: str, feeds: Feeds, threads: int, device: str
-) -> None:
-    """The worker: sends (outputs, seconds to the first result), then (calls, "") for each turn."""
-    try:
+        engine, path, feeds, threads, device = pipe.recv()
+        job = Job(path, feeds, threads, device)
+        use_cores(threads)
         start = time.perf_counter()
-        run = ENGINES[engine](path, feeds, threads, device)
-        outputs = run()
-        connection.send(([np.asarray(a) for a in outputs], time.perf_counter() - start))
-        for _ in range(3):
-            run()
+        loaded = ENGINES[engine](job)
+        outputs = [np.asarray(o) for o in loaded.run()]
+        pipe.send(((time.perf_counter() - start, outputs, dict(loaded.facts)), ""))
+        del outputs
+        for _ in range(WARM_UP):
+            loaded.run()
         while True:
-            connection.send((_measure(run, connection.recv()), ""))
+            seconds = pipe.recv()
+            pipe.send((latencies(loaded.run, seconds) if seconds else peak_bytes(), ""))
     except EOFError:
         return
-    except Exception as e:  # whatever it is belongs into the table, not onto the terminal
-        connection.send((None, f"{type(e).__name__}: {e}"))
+    except Exception as e:  # whatever an engine raises is this engine's result
+        pipe.send((None, f"{type(e).__name__}: {e}"))
 
 
-def _measure(run: Runner, seconds: float) -> list[float]:
-    """Seconds of each call for about `seconds`, at least 3; the first call only warms up."""
+def use_cores(count: int) -> None:
+    """Let this process use that many of its cores and no more, where the system can do that."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def latencies(run: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call for a while; the first one wakes the threads and does not count."""
     calls: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(calls) < 4:
+    run()
+    while len(calls) < LEAST_CALLS or time.perf_counter() < end:
         start = time.perf_counter()
         run()
         calls.append(time.perf_counter() - start)
-    return calls[1:]
+    return calls
+
+
+def peak_bytes() -> int:
+    """This process's largest resident set so far (Linux; getrusage would count the parent's)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmHWM in /proc/self/status")
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tilth.interface import free_symbols
+from tilth.interface import Binding, complete
 from tilth.ir.cost import graph_flops
 from tilth.ir.errors import TilthError
 from tilth.model import Model
@@ -29,7 +29,7 @@ class Summary:
     operators: dict[str, int]
     parameters: int
     parameter_bytes: int
-    shapes: dict[str, int]
+    shapes: Binding
     flops: int | None
     problem: str
 
@@ -37,9 +37,9 @@ class Summary:
         return asdict(self)
 
 
-def summarise(model: Model, symbols: dict[str, int] | None = None) -> Summary:
-    """Look into `model`; symbols of its interface that are not given are taken as 1."""
-    shapes = dict.fromkeys(free_symbols(model.inputs), 1) | (symbols or {})
+def summarise(model: Model, wanted: Binding | None = None) -> Summary:
+    """Look into `model`; symbols of its interface that `wanted` leaves open are taken as 1."""
+    shapes = complete(model.inputs, wanted or {})
     source = model.source
     flops, problem = None, ""
     try:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from tilth.runtime.devices import cpu_features, cpu_model, usable_cores
 
 PACKAGES = ("tilth", "onnxruntime", "openvino", "numpy", "llvmlite")
 
 
-def describe_machine(threads: int) -> dict[str, object]:
+def describe_machine(threads: int) -> dict[str, Any]:
     """The circumstances of a measurement as plain values for JSON."""
-    from tilth.runtime.devices import cpu_features, cpu_model, usable_cores
-
     return {
         "processor": cpu_model(),
         "features": list(cpu_features()),

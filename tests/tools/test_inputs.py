@@ -1,4 +1,4 @@
-"""Feeds from files and from nowhere, and how answers are compared."""
+"""Feeds from files and from nowhere."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,6 @@ import pytest
 import tilth
 from tilth.ir import types
 from tilth.onnx.load import Port
-from tilth.tools.engines import relative_error
 from tilth.tools.inputs import random_feeds, read_input
 
 
@@ -77,25 +76,3 @@ def test_json_that_does_not_fit_the_dtype_is_refused(tmp_path: Path, values: lis
     (tmp_path / "x.json").write_text(json.dumps(values))
     with pytest.raises(tilth.InputError, match="'x'"):
         read_input(Port("x", types.u8, (1,)), tmp_path / "x.json")
-
-
-@pytest.mark.parametrize(
-    ("found", "expected", "error"),
-    [
-        ([1.0, 2.0], [1.0, 2.0], 0.0),
-        ([1.0, 2.2], [1.0, 2.0], 0.1),
-        ([1.0], [1.0, 2.0], np.inf),
-        ([np.nan], [1.0], np.inf),
-        ([], [], 0.0),
-        (["a"], ["a"], 0.0),
-        (["a"], ["b"], np.inf),
-    ],
-)
-def test_the_relative_error_is_that_of_the_largest_value(found, expected, error: float):
-    assert relative_error([np.array(found)], [np.array(expected)]) == pytest.approx(error)
-
-
-def test_the_worst_output_counts_and_their_number_must_agree():
-    one, two = np.ones(1), np.full(1, 2.0)
-    assert relative_error([one, two], [one, one]) == pytest.approx(1)
-    assert relative_error([one], [one, one]) == np.inf
