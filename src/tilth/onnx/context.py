@@ -11,11 +11,11 @@ import numpy as np
 from tilth.ir.errors import ModelError, UnsupportedError
 from tilth.ir.graph import Value, toposort
 from tilth.onnx.check import free_names, node_label
+from tilth.onnx.scope import Scope
 from tilth.onnx.sequences import SequenceValue
 from tilth.onnx.tensors import sparse_array, tensor_array
 
 if TYPE_CHECKING:
-    from tilth.onnx.importer import Scope
     from tilth.onnx.load import OnnxModel
 
 # AttributeProto.AttributeType

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -33,6 +32,7 @@ from tilth.onnx.context import NodeContext
 from tilth.onnx.load import ModelSource, OnnxModel, Port, load_model
 from tilth.onnx.registry import Handler
 from tilth.onnx.resolve import ContextFunction, Function, Resolver
+from tilth.onnx.scope import Scope
 from tilth.onnx.tensors import ELEMENT_TYPES, sparse_array, tensor_array
 
 # Results up to this many elements are computed while importing when all operands are constants.
@@ -138,32 +138,6 @@ def require_supported(model: OnnxModel) -> Resolver:
         if port.container or port.dtype is None:
             raise UnsupportedError(f"{kind} {port}: only tensors can be compiled")
     return resolver
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Names in sight: the values of one graph or function, and the scope around a sub-graph.
-
-    `attributes` are those a function was called with. A function's parameter is None where the
-    caller left it out; a sequence is a SequenceValue.
-    """
-
-    values: dict[str, Any]
-    opsets: Mapping[str, int]
-    parent: Scope | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    depth: int = 0
-
-    def lookup(self, name: str) -> Any:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.values:
-                return scope.values[name]
-            scope = scope.parent
-        raise ModelError(f"'{name}' is used before it is made")
-
-    def inner(self, values: dict[str, Value]) -> Scope:
-        return Scope(values, self.opsets, self, self.attributes, self.depth + 1)
 
 
 def _weight_bytes(model: OnnxModel) -> int:
