@@ -1,16 +1,17 @@
 """Elementwise fusions, strided copies and transposes: one loop nest over the result.
 
 Dimensions are ordered by the result's strides so that stores run along memory. Where an operand
-runs along another dimension, blocks of lanes x lanes elements are turned in registers.
+runs along another dimension, tiles are turned in registers (see `transpose`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import llvmlite.ir as ll
 
-from tilth.cpu.access import load, store
+from tilth.cpu.access import address, load, store
 from tilth.cpu.emit import Emitter, Val
 from tilth.cpu.expression import evaluate
 from tilth.cpu.isa import Isa
@@ -31,7 +32,9 @@ from tilth.cpu.kernels.space import (
     unroll,
     vector_loop,
 )
+from tilth.cpu.kernels.transpose import Tiling, emit_tiles, tiling
 from tilth.ir.graph import Graph
+from tilth.ir.types import Shape
 
 
 def lower(
@@ -46,24 +49,62 @@ def lower(
         operands, results = as_bits(operands), as_bits(results)
     require_dtypes((*operands, *results))
     space = storage_order(space_of(results[0].shape, (*operands, *results)), len(operands))
-    cut = split(space.dims, threads)
+    turned = tiling(space, len(operands), isa.lanes)
+    parts = _parts(space, turned, threads)
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, len(space.accesses))
         *_, begin, end, _step = e.args
-        emit_items(e, body, space, cut, pointers, begin, end)
+        first = 0
+        for part in parts:
+            start = e.intrinsic("smax", e.b.sub(begin, e.i64(first)), e.i64(0))
+            stop = e.intrinsic("smin", e.b.sub(end, e.i64(first)), e.i64(part.cut.items))
+            part.emit(e, body, pointers, start, stop)
+            first += part.cut.items
         return e.finish()
 
     nodes = sum(n.op != "constant" for n in body.nodes)
     return Kernel(
         name="elementwise",
-        key=("elementwise", body_key(body), space, cut),
+        key=("elementwise", body_key(body), tuple(parts)),
         emit=emit,
-        items=cut.items,
+        items=sum(part.cut.items for part in parts),
         flops=nodes * space.size,
         bytes=touched_bytes((*operands, *results)),
-        algorithm="vector loop",
+        algorithm="vector loop" if turned is None else "turned tiles",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A box of the iteration space: where it starts in the last two dimensions, its work items.
+
+    With a tiling, the box is what that covers.
+    """
+
+    space: Space
+    cut: Split
+    start: Shape = (0, 0)
+    turned: Tiling | None = None
+
+    def emit(self, e: Emitter, body: Graph, pointers: Sequence[Val], begin: Val, end: Val) -> None:
+        if self.turned is not None:
+            emit_tiles(e, body, self.turned, self.cut, pointers, begin, end)
+            return
+        at = [
+            address(e, p, a.dtype, a.strides[-2:], self.start[-len(a.strides) :])
+            for p, a in zip(pointers, self.space.accesses, strict=True)
+        ]
+        emit_items(e, body, self.space, self.cut, at, begin, end)
+
+
+def _parts(space: Space, turned: Tiling | None, threads: int) -> list[_Part]:
+    if turned is None:
+        return [_Part(space, split(space.dims, threads))]
+    tile = turned.rows * turned.columns
+    cut = split(turned.tiles.dims, threads, 1, max(1, 1024 // tile), max(1, 8192 // tile))
+    rest = [_Part(box, split(box.dims, threads), start) for start, box in turned.rest()]
+    return [_Part(turned.space, cut, turned=turned), *rest]
 
 
 def storage_order(space: Space, lead: int) -> Space:
