@@ -57,14 +57,13 @@ def register_op(
         raise ValueError(
             f"'{domain or 'ai.onnx'}' is a domain of the standard; use one of your own"
         )
-    rules = (infer, reference, lowering)
     if handler is None:
         if infer is None or (reference is None and lowering is None):
             raise ValueError(
                 f"{domain}::{name} needs infer and reference or lowering, or a handler"
             )
-        handler = _declare(_op_name(domain, name, since), *rules)
-    elif any(rules):
+        handler = _declare(_op_name(domain, name, since), infer, reference, lowering)
+    elif infer or reference or lowering:
         raise ValueError(f"{domain}::{name} has a handler, which leaves no use for other rules")
     add_handler(handler, domain, name, since)
     _REGISTERED.add((domain, name))
