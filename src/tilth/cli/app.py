@@ -9,6 +9,7 @@ import typer
 import tilth
 from tilth.cli.bench import bench
 from tilth.cli.cache import cache
+from tilth.cli.compare import compare
 from tilth.cli.devices import devices
 from tilth.cli.doctor import doctor
 from tilth.cli.inspect import inspect
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, bench, inspect, profile, devices, doctor, cache):
+for command in (run, bench, compare, inspect, profile, devices, doctor, cache):
     app.command()(command)
 
 

@@ -19,7 +19,7 @@ from tilth.interface import bind_shapes
 from tilth.ir.errors import TilthError
 from tilth.ir.graph import Graph, Value
 from tilth.ir.interpreter import interpret
-from tilth.ir.types import TensorType
+from tilth.ir.types import TensorType, dtype_of
 from tilth.model import Model
 from tilth.onnx.check import ordered_nodes
 from tilth.onnx.importer import default_name, import_values, source_line
@@ -38,7 +38,8 @@ class Row:
     """One value: the ONNX names of it and of the nodes behind it, and how far it is off.
 
     `operands_error` is the largest relative error among the values that its node reads: a value
-    that is off although its operands are not shows where the trouble starts.
+    that is off although its operands are not shows where the trouble starts. None for what a fused
+    kernel computes.
     """
 
     value: str
@@ -47,7 +48,7 @@ class Row:
     type: str
     source: str
     difference: Difference
-    operands_error: float
+    operands_error: float | None
     exceeds: bool
 
 
@@ -195,7 +196,7 @@ def _row(
     found: np.ndarray,
     expected: np.ndarray,
     tolerance: float,
-    before: float,
+    before: float | None,
 ) -> Row:
     far = difference(found, expected)
     allowed = max(tolerance, _ROUNDOFFS * roundoff(expected.dtype))
@@ -203,7 +204,7 @@ def _row(
         value=name,
         node=place.node,
         operator=place.operator,
-        type=f"{expected.dtype.name}{list(expected.shape)}",
+        type=str(TensorType(dtype_of(expected.dtype), expected.shape)),
         source=place.source,
         difference=far,
         operands_error=before,
@@ -230,7 +231,7 @@ def _fused_rows(
     for value in fused_values(graph, feeds, device, options, candidates):
         place = _Place(" + ".join(value.nodes), value.kernel, value.source, ())
         name = value.name or f"({value.kernel})"
-        rows.append(_row(name, place, value.found, value.expected, tolerance, 0.0))
+        rows.append(_row(name, place, value.found, value.expected, tolerance, None))
     return rows
 
 
