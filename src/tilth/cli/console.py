@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +20,8 @@ from tilth.tools.inputs import random_feeds, read_input
 if TYPE_CHECKING:
     from tilth.onnx.load import Port
 
-out = Console(highlight=False)
+_PIPE_WIDTH = 140  # columns when nobody watches
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-import threading
-import time
 from collections.abc import Callable
 
 import llvmlite.ir as ll
@@ -18,6 +16,7 @@ import llvmlite.ir as ll
 from tilth.cpu.emit import F32, I32, I64, Emitter, vector
 from tilth.cpu.isa import Isa
 from tilth.cpu.jit import LoadedObject, compile_object, new_module
+from tilth.cpu.together import run_together
 
 ITERATIONS = 500_000  # about 1 ms with 12 accumulators on a 4 GHz core
 
@@ -30,22 +29,8 @@ def measure_peak(isa: Isa, threads: int, runs: int = 5) -> float:
 def _run(isa: Isa, threads: int) -> float:
     """Sum of the threads' rates in one run of the loop."""
     _, function = _fma_loop(isa)
-    gate = threading.Barrier(threads)
-    seconds: list[float] = []
-
-    def work() -> None:
-        gate.wait()
-        start = time.perf_counter()
-        function(ITERATIONS)
-        seconds.append(time.perf_counter() - start)
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
     flops = 2 * isa.lanes * _accumulators(isa) * ITERATIONS
-    return sum(flops / s for s in seconds)
+    return sum(flops / s for s in run_together(threads, lambda thread: function(ITERATIONS)))
 
 
 def _accumulators(isa: Isa) -> int:

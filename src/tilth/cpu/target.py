@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tilth.cpu import kernels
+from tilth.cpu.bandwidth import measure_bandwidth
 from tilth.cpu.isa import Isa, host_isa
 from tilth.cpu.jit import compile_object
 from tilth.cpu.memory import assign
@@ -67,6 +68,10 @@ class CpuTarget:
     def peak_flops(self, options: Options) -> float:
         """The FMA limit, measured now: see `cpu.peak`."""
         return measure_peak(self.isa, options.threads or usable_cores())
+
+    def peak_bandwidth(self, options: Options) -> float:
+        """The memory limit, measured once: see `cpu.bandwidth`."""
+        return measure_bandwidth(self.isa, options.threads or usable_cores())
 
     def restore(self, state: Mapping[str, Any]) -> CpuRegion:
         return CpuRegion.from_state(state)

@@ -15,9 +15,10 @@ import numpy as np
 
 from tilth.runtime.feeds import C_CONTIGUOUS_AND_ALIGNED, Port, check_feeds
 from tilth.runtime.plan import Copy, Plan, RunRegion, Step, plan_from_state
-from tilth.runtime.profile import Profile, TracedRecord, summarise
+from tilth.runtime.profile import Limits, Profile, summarise
 from tilth.runtime.report import Report
 from tilth.runtime.target import CompiledRegion, HasPeak, KernelRecord, Options, target
+from tilth.runtime.trace import TracedRecord
 
 _HINT = "; an executable is for exact shapes: compile the model for these, or call the model itself"
 
@@ -90,7 +91,9 @@ class Executable:
         arrays = self._checked(feeds)
         seconds = [_timed(self.run, arrays) for _ in range(runs + 1)][1:]
         traces = [self._trace(arrays) for _ in range(runs)]
-        return summarise(self.report.model, traces, statistics.median(seconds), self._peak_flops())
+        threads = 1 + max((r.kernel.thread for r in traces[-1]), default=0)
+        limits = self._limits(threads)
+        return summarise(self.report.model, traces, statistics.median(seconds), limits)
 
     def state(self) -> dict[str, Any]:
         """Everything needed to build it again elsewhere: JSON-able values, bytes and arrays."""
@@ -166,14 +169,16 @@ class Executable:
         runs = [s for s in self.plan.steps if isinstance(s, RunRegion)]
         return [s.device.kind for s in sorted(runs, key=lambda s: s.region)]
 
-    def _peak_flops(self) -> float | None:
-        """The FMA limit of the one device that runs everything, if its target knows it."""
+    def _limits(self, threads: int) -> Limits | None:
+        """The limits of the one device that runs everything, if its target knows them."""
         kinds = set(self._kinds())
         if len(kinds) != 1:
             return None
         found = target(kinds.pop())
-        options = Options(self.report.threads)
-        return found.peak_flops(options) if isinstance(found, HasPeak) else None
+        if not isinstance(found, HasPeak):
+            return None
+        options = Options(threads)
+        return Limits(found.peak_flops(options), found.peak_bandwidth(options))
 
 
 def _reordering(selected: Sequence[int], count: int) -> tuple[int, ...] | None:

@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilth.runtime.target import KernelRecord
+from tilth.runtime.trace import Key, TracedRecord, by_kernel, trace_events, waits
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 
 @dataclass(frozen=True, slots=True)
-class TracedRecord:
-    """A kernel record and the device it ran on."""
-
-    device: str
-    kernel: KernelRecord
-
-
-@dataclass(frozen=True, slots=True)
 class KernelTime:
-    """One row of a profile: median seconds over the runs, share of all kernels' time."""
+    """One row of a profile: median seconds over the runs, share of all kernels' time.
+
+    `busy` and `waits` are per thread: seconds inside the kernel, and seconds from its end until
+    the thread's next kernel starts. `flops` and `bytes` are those of the plain definition, each
+    operand counted once, whatever the algorithm makes of them.
+    """
 
     device: str
     name: str
@@ -40,6 +37,8 @@ class KernelTime:
     share: float
     flops: int
     bytes: int
+    busy: tuple[float, ...]
+    waits: tuple[float, ...]
 
     @property
     def flops_per_second(self) -> float:
@@ -49,99 +48,182 @@ class KernelTime:
     def bytes_per_second(self) -> float:
         return self.bytes / self.seconds if self.seconds else 0.0
 
+    @property
+    def wait(self) -> float:
+        """Mean over the threads of the seconds waited after the kernel."""
+        return statistics.fmean(self.waits)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "name": self.name,
+            "node": self.node,
+            "algorithm": self.algorithm,
+            "seconds": self.seconds,
+            "share": self.share,
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "flops_per_second": self.flops_per_second,
+            "bytes_per_second": self.bytes_per_second,
+            "busy": self.busy,
+            "waits": self.waits,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a device can do at best: FLOP/s of fused multiply-adds, bytes/s read from memory."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """The profile of some runs: `kernels` in order of execution, `runs` the raw records.
 
     `seconds` is the median wall time of an ordinary call, measured apart from the instrumented
-    runs; `peak_flops` the FMA limit of the devices in FLOP/s, when known.
+    runs; `limits` those of the device and of as many threads as took part, when known.
     """
 
     model: str
     seconds: float
     kernels: tuple[KernelTime, ...]
     runs: tuple[tuple[TracedRecord, ...], ...]
-    peak_flops: float | None = None
+    limits: Limits | None = None
 
     @property
     def flops(self) -> int:
         return sum(k.flops for k in self.kernels)
 
+    @property
+    def bytes(self) -> int:
+        return sum(k.bytes for k in self.kernels)
+
+    @property
+    def peak_flops(self) -> float | None:
+        return self.limits.flops_per_second if self.limits else None
+
+    @property
+    def threads(self) -> int:
+        """How many threads took part in the busiest kernel."""
+        return max((len(k.busy) for k in self.kernels), default=0)
+
+    @property
+    def waiting(self) -> float:
+        """The share of the threads' time that they spent waiting between kernels."""
+        waited = sum(sum(k.waits) for k in self.kernels)
+        busy = sum(sum(k.busy) for k in self.kernels)
+        return waited / (waited + busy) if waited else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: totals, limits, and every kernel. Seconds, bytes, FLOP."""
+        limits = self.limits
+        return {
+            "model": self.model,
+            "threads": self.threads,
+            "seconds": self.seconds,
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "waiting": self.waiting,
+            "peak_flops_per_second": limits.flops_per_second if limits else None,
+            "peak_bytes_per_second": limits.bytes_per_second if limits else None,
+            "kernels": [kernel.as_json() for kernel in self.kernels],
+        }
+
     def save_trace(self, path: str | Path) -> None:
         """Write the last run as a Chrome trace (chrome://tracing, Perfetto), a track per thread."""
-        Path(path).write_text(json.dumps({"traceEvents": _trace_events(self.runs[-1])}))
+        Path(path).write_text(json.dumps({"traceEvents": trace_events(self.runs[-1])}))
 
     def __rich__(self) -> Group:
-        from tilth.runtime.render import render_profile
+        """One row per kernel in order of execution, and the total."""
+        from rich.console import Group
+        from rich.text import Text
 
-        return render_profile(self)
+        from tilth.runtime.render import number_table
+
+        columns = ("ms", "share", "wait us", "GFLOP/s", "GB/s")
+        shares = ("of peak", "of memory") if self.limits else ()
+        table = number_table(("kernel", "node", "algorithm"), (*columns, *shares))
+        for kernel in self.kernels:
+            table.add_row(*self._cells(kernel))
+        return Group(table, Text(self._total()))
 
     def __str__(self) -> str:
         from tilth.runtime.render import to_text
 
         return to_text(self)
 
+    def _cells(self, k: KernelTime) -> list[str]:
+        cells = [k.name, k.node, k.algorithm, f"{k.seconds * 1e3:.3f}", f"{k.share:.1%}"]
+        cells += [f"{k.wait * 1e6:.1f}"]
+        cells += [f"{k.flops_per_second / 1e9:.1f}", f"{k.bytes_per_second / 1e9:.1f}"]
+        if self.limits:
+            cells.append(f"{k.flops_per_second / self.limits.flops_per_second:.0%}")
+            cells.append(f"{k.bytes_per_second / self.limits.bytes_per_second:.0%}")
+        return cells
+
+    def _total(self) -> str:
+        in_kernels = sum(k.seconds for k in self.kernels)
+        rate = self.flops / self.seconds
+        lines = [
+            f"{self.model}: {self.seconds * 1e3:.3f} ms a call, {in_kernels * 1e3:.3f} ms in "
+            f"{len(self.kernels)} kernels on {self.threads} threads, which wait {self.waiting:.0%} "
+            f"of their time; {rate / 1e9:.1f} GFLOP/s"
+        ]
+        if self.limits:
+            lines[0] += f" ({rate / self.limits.flops_per_second:.0%} of the FMA peak)"
+            lines.append(
+                f"limits measured now: FMA peak {self.limits.flops_per_second / 1e9:.1f} GFLOP/s, "
+                f"memory reads {self.limits.bytes_per_second / 1e9:.1f} GB/s (data in caches come "
+                "faster)"
+            )
+        return "\n".join(lines)
+
 
 def summarise(
     model: str,
     runs: Sequence[Sequence[TracedRecord]],
     seconds: float,
-    peak_flops: float | None,
+    limits: Limits | None,
 ) -> Profile:
     """A `Profile` of the raw records of each run."""
-    spans = defaultdict(list)
-    example: dict[_Key, TracedRecord] = {}
+    spans: dict[Key, list[float]] = defaultdict(list)
+    busy: dict[Key, list[list[float]]] = defaultdict(list)
+    waited: dict[Key, list[list[float]]] = defaultdict(list)
+    example: dict[Key, TracedRecord] = {}
     for run in runs:
-        for key, records in _by_kernel(run).items():
+        pauses = waits(run)
+        for key, records in by_kernel(run).items():
             spans[key].append(_span(records))
+            busy[key].append([r.kernel.seconds for r in records])
+            waited[key].append([pauses[r] for r in records])
             example.setdefault(key, records[0])
     medians = {key: statistics.median(s) for key, s in spans.items()}
     total = sum(medians.values()) or 1.0
-    rows = tuple(_row(example[key], s, s / total) for key, s in medians.items())
-    return Profile(model, seconds, rows, tuple(tuple(r) for r in runs), peak_flops)
-
-
-# device, kernel, node, and which one of several that are called the same
-_Key = tuple[str, str, str, int]
-
-
-def _by_kernel(run: Sequence[TracedRecord]) -> dict[_Key, list[TracedRecord]]:
-    """The records of each kernel: one per thread that took part."""
-    seen: Counter[tuple[str, str, str, int]] = Counter()
-    groups: dict[_Key, list[TracedRecord]] = defaultdict(list)
-    for record in run:
-        name = (record.device, record.kernel.name, record.kernel.node)
-        groups[*name, seen[*name, record.kernel.thread]].append(record)
-        seen[*name, record.kernel.thread] += 1
-    return groups
+    rows = [
+        _row(example[key], s, s / total, _medians(busy[key]), _medians(waited[key]))
+        for key, s in medians.items()
+    ]
+    return Profile(model, seconds, tuple(rows), tuple(tuple(r) for r in runs), limits)
 
 
 def _span(records: Sequence[TracedRecord]) -> float:
-    begin = min(r.kernel.start for r in records)
-    return max(r.kernel.start + r.kernel.seconds for r in records) - begin
+    return max(r.end for r in records) - min(r.kernel.start for r in records)
 
 
-def _row(record: TracedRecord, seconds: float, share: float) -> KernelTime:
+def _medians(runs: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """The median over the runs, thread by thread."""
+    return tuple(map(statistics.median, zip(*runs, strict=True)))
+
+
+def _row(
+    record: TracedRecord,
+    seconds: float,
+    share: float,
+    busy: tuple[float, ...],
+    waited: tuple[float, ...],
+) -> KernelTime:
     k = record.kernel
     names = (record.device, k.name, k.node, k.algorithm)
-    return KernelTime(*names, seconds, share, k.flops, k.bytes)
-
-
-def _trace_events(run: Sequence[TracedRecord]) -> list[dict[str, Any]]:
-    """Trace events: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU"""
-    devices = {device: i for i, device in enumerate(dict.fromkeys(r.device for r in run))}
-    events: list[dict[str, Any]] = []
-    for device, pid in devices.items():
-        events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": device}})
-    for device, thread in sorted({(r.device, r.kernel.thread) for r in run}):
-        name = {"name": f"thread {thread}"}
-        place = {"pid": devices[device], "tid": thread}
-        events.append({"ph": "M", "name": "thread_name", **place, "args": name})
-    for record in run:
-        k = record.kernel
-        args = {"node": k.node, "algorithm": k.algorithm, "flops": k.flops, "bytes": k.bytes}
-        place = {"pid": devices[record.device], "tid": k.thread}
-        times = {"ts": k.start * 1e6, "dur": k.seconds * 1e6}
-        events.append({"ph": "X", "name": k.name, "cat": "kernel", **place, **times, "args": args})
-    return events
+    return KernelTime(*names, seconds, share, k.flops, k.bytes, busy, waited)

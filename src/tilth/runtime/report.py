@@ -1,5 +1,8 @@
 """What a compilation did, for people: where each node runs, which fusions were made or missed and
-why, memory, and the seconds of each stage. Travels with the executable through the cache."""
+why, memory, and the seconds of each stage. Travels with the executable through the cache.
+
+Whatever draws tables is imported when one is drawn: it takes longer to import than all of Tilth.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from tilth.runtime.target import KernelInfo
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +95,56 @@ class Report:
         )
 
     def __rich__(self) -> Group:
-        from tilth.runtime.render import render_report
+        """Summary, one table of kernels per region, host operations, fusions, rewrites."""
+        from rich.console import Group
+        from rich.text import Text
 
-        return render_report(self)
+        from tilth.runtime.render import titled_lines
+
+        told = {
+            "host operations": [f"{h.op} {h.node}: {h.why}" for h in self.host_ops],
+            "fusions made": self.fused,
+            "fusions missed": self.missed,
+            "rewrites": self.rewrites,
+        }
+        return Group(
+            Text(self._summary()),
+            *(_kernel_table(i, region) for i, region in enumerate(self.regions)),
+            *(titled_lines(title, lines) for title, lines in told.items() if lines),
+        )
 
     def __str__(self) -> str:
         from tilth.runtime.render import to_text
 
         return to_text(self)
+
+    def _summary(self) -> str:
+        from tilth.runtime.render import bytes_text
+
+        regions = len(self.regions)
+        stages = ", ".join(f"{stage} {s:.2f}" for stage, s in self.seconds)
+        return "\n".join(
+            [
+                f"{self.model} on {self.device}, {self.threads} threads, "
+                f"precision {self.precision}",
+                f"{regions} compiled region{'s' * (regions != 1)}, {len(self.kernels)} kernels, "
+                f"{self.copies} copies, {len(self.host_ops)} host operations",
+                f"arena {bytes_text(self.arena_bytes)}, weights {bytes_text(self.weight_bytes)}",
+                f"{'loaded from the cache' if self.from_cache else 'compiled'} in "
+                f"{self.compile_seconds:.2f} s ({stages})",
+            ]
+        )
+
+
+def _kernel_table(index: int, region: RegionReport) -> Table:
+    from tilth.runtime.render import bytes_text, number_table
+
+    title = f"region {index} on {region.device}: {region.nodes} nodes"
+    table = number_table(("kernel", "nodes", "algorithm"), ("MFLOP", "traffic"), title)
+    for k in region.kernels:
+        cost = (f"{k.flops / 1e6:.2f}", bytes_text(k.bytes))
+        table.add_row(k.name, ", ".join(k.nodes), k.algorithm, *cost)
+    return table
 
 
 def _region_from_state(state: Mapping[str, Any]) -> RegionReport:

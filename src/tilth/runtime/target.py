@@ -105,10 +105,13 @@ class Target(Protocol):
 
 @runtime_checkable
 class HasPeak(Protocol):
-    """A target that knows the arithmetic limit of its device; profiles then show shares of it."""
+    """A target that knows the limits of its device; profiles then show shares of them."""
 
     def peak_flops(self, options: Options) -> float:
         """FLOP/s of f32 fused multiply-adds with these many threads (an FMA counts as two)."""
+
+    def peak_bandwidth(self, options: Options) -> float:
+        """Bytes per second that these many threads can read from memory."""
 
 
 @dataclass(frozen=True, slots=True)
