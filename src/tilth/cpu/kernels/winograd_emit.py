@@ -135,7 +135,6 @@ class _Nest:
         per_vector = self.problem.channels * plan.vector
         weights = step(e, self.base[RHS], self._vector(panels[0]), plan.products * per_vector)
         with e.loop(0, plan.products) as element:
-            passed = e.b.mul(element, vectors)
             data = step(e, self.scratch, element, plan.data_plane)
             row = step(e, weights, e.b.mul(element, vectors), per_vector)
             sums = step(e, self.sums, element, plan.sum_plane)

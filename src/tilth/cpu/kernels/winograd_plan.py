@@ -20,7 +20,7 @@ from tilth.cpu.kernels.tiles import Tiling
 from tilth.cpu.kernels.winograd_transform import F2, F4, Transform
 
 FLOAT = 4
-_MOST_SCRATCH = 4 << 20  # bytes for each thread, which should stay in a shared L3
+_MOST_SCRATCH = 6 << 20  # bytes for each thread, which should stay in a shared L3
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,11 @@ def choose(
 def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) -> Iterator[Plan]:
     """Divisions into work items, in which all threads get a share where that is possible."""
     total = math.prod(problem.grid(transform))
-    tiling = tiles.choose(isa, 1, total, problem.vectors, problem.channels, fetching=True)
+    tiling = tiles.choose(
+        *(isa, 1, total, problem.vectors, problem.channels),
+        fetching=True,
+        penalty=lambda t: 1 + _ROW * t.width.size,
+    )
     groups, panels = tiling.width.count, tiling.panels.count
     for tile_blocks in sorted({-(-groups // size) for size in range(1, groups + 1)}):
         for blocks in {tile_blocks, min(groups, -(-tile_blocks // threads) * threads)}:
@@ -154,8 +158,9 @@ def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) 
 
 # -- what it costs -------------------------------------------------------------------------------
 # Fitted to measurements of single threads; cycles, and bytes per cycle.
+_ROW = 0.005  # share of time that each row of a register tile costs, as its data come from L2
 _DIRECT = 0.9  # share of the FMA peak that direct kernels reach
-_STREAM = 5.0  # weights from memory or L3
+_STREAM = 6.0  # weights from memory or L3
 _SPILL = 9.0  # transformed data and products that do not stay in L2
 _HIDDEN = 0.7  # how much of the shorter of computing and streaming hides behind the longer
 
@@ -178,12 +183,14 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
 
 
 def direct_cycles(problem: Problem, isa: Isa, threads: int) -> float:
-    """Estimated cycles of the direct kernel."""
-    products = problem.macs / (2 * isa.lanes * _DIRECT * threads)
-    return _overlapped(products, 9 * problem.channels * problem.filters * FLOAT, isa)
+    """Estimated cycles of the direct kernel, which shares out columns where rows are few."""
+    columns = problem.vectors * isa.lanes
+    products = problem.macs * columns / problem.filters / (2 * isa.lanes * _DIRECT)
+    weights = 9 * problem.channels * columns * FLOAT
+    return _overlapped(products / threads, weights / threads, isa)
 
 
 def _overlapped(products: float, weights: float, isa: Isa) -> float:
-    """Cycles to compute while so many bytes of weights stream by."""
+    """Cycles to compute while so many bytes of weights stream by, which L2 may hold."""
     stream = weights / _STREAM if weights > isa.l2 // 2 else 0.0
     return max(products, stream) + (1 - _HIDDEN) * min(products, stream)

@@ -69,11 +69,14 @@ class Transform:
         )
 
     def weights(self, filters: np.ndarray) -> np.ndarray:
-        """G g G^T for filters [3, 3, ...], computed in float64: [n * n, ...]."""
+        """G g G^T for filters [3, 3, c, k], computed in float64: f32 [n * n, c, k]."""
         g = np.array([[float(x) for x in row] for row in self.filter])
-        half = np.tensordot(g, filters.astype(np.float64), (1, 0))
-        whole = np.moveaxis(np.tensordot(g, half, (1, 1)), 0, 1)
-        return whole.reshape(self.size**2, *filters.shape[2:])
+        both = np.kron(g, g)  # of the two axes at once
+        taps = filters.reshape(TAPS * TAPS, *filters.shape[2:])
+        result = np.empty((self.size**2, *filters.shape[2:]), np.float32)
+        for c in range(filters.shape[2]):  # a channel at a time stays in cache
+            result[:, c] = both @ taps[:, c].astype(np.float64)
+        return result
 
     # -- code --------------------------------------------------------------------------------
     def data_groups(self) -> list[tuple[int, ...]]:
