@@ -22,8 +22,9 @@ LARGEST_RANK = 64  # of NumPy
 _FLOOR = 1 << 29  # bytes that any model may use for a tensor
 _GROWTH = 64  # a tensor may be this many times as big as the weights and inputs together
 _STATIC_BYTES = 1 << 26  # of one tensor that is computed before the model runs
+_TABLE_ELEMENTS = 1 << 25  # of a table that an operator's attributes ask for
 _NODE_OPERATIONS = 10_000  # what interpreting a node costs besides its arithmetic
-_BUILD_OPERATIONS = 5_000  # what building a node costs
+_BUILD_OPERATIONS = 12_000  # what building a node costs
 _FLOPS_OF_AN_ELEMENT = 16  # a matrix product does so many in the time of one elementwise operation
 
 
@@ -72,6 +73,13 @@ def require_graph(graph: Graph, limit: int) -> None:
                     require_graph(body, limit)
         except LimitError as e:
             raise LimitError(f"node '{node.name}' ({node.op}): {e}") from None
+
+
+def require_table(*extents: int) -> None:
+    """Raise LimitError when a table of these extents is too big to be made while importing."""
+    if math.prod(max(0, n) for n in extents) > _TABLE_ELEMENTS:
+        shape = " x ".join(map(str, extents))
+        raise LimitError(f"needs a table of {shape} elements; up to {_TABLE_ELEMENTS} are possible")
 
 
 def cost(node: Node) -> int:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from tilth.ir.errors import ModelError
-from tilth.ir.limits import LARGEST_RANK
 from tilth.ir.types import Dim, DType
 from tilth.onnx.check import check_model, check_text, opset_imports
-from tilth.onnx.tensors import ExternalFiles, element_type, sparse_array, tensor_array
+from tilth.onnx.tensors import ExternalFiles, element_type, sparse_array, tensor_array, tensor_dims
 
 ModelSource = Any  # str | os.PathLike | bytes | onnx.ModelProto | OnnxModel
 _PROTOBUF_LIMIT = 2**31 - 1
@@ -175,8 +174,7 @@ def _port(info: Any) -> Port:
     shape = None
     if tensor.HasField("shape"):
         shape = tuple(_dim(d, name, axis) for axis, d in enumerate(tensor.shape.dim))
-        if len(shape) > LARGEST_RANK:
-            raise ModelError(f"'{name}' has {len(shape)} dimensions; {LARGEST_RANK} are possible")
+        tensor_dims([d for d in shape if isinstance(d, int)], f"'{name}'")
     return Port(name, dtype, shape, " of ".join(containers))
 
 

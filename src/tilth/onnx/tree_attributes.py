@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tilth.ir.errors import ModelError
+from tilth.ir.limits import require_table
 from tilth.onnx.context import NodeContext
 from tilth.onnx.trees import MODES, Forest
 
@@ -156,6 +157,7 @@ def _forest(
         raise ValueError(f"node mode '{min(unknown)}' is none of {', '.join(MODES)}, LEAF")
     if len(leaves) and not 0 <= min(targets) <= max(targets) < count:
         raise ModelError(f"a leaf votes for number {max(targets)} of {count}")
+    require_table(len(rows), count)
     table = np.zeros((len(rows), count), weights.dtype)
     voting = np.zeros(table.shape, bool)
     if len(leaves) != len(targets) or len(leaves) != len(weights):

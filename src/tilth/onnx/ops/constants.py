@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tilth.ir.graph import Value, make_constant
+from tilth.ir.limits import require_table
 from tilth.ir.ops.helpers import as_dtype, broadcast_to
 from tilth.ir.ops.table import op
 from tilth.ir.types import i64
@@ -79,6 +80,7 @@ def mel_weight_matrix(
     n_bins, n_fft, sample_rate, low_hz, high_hz = (
         cx.static(v, "the filter bank").item() for v in (bins, dft_length, rate, low, high)
     )
+    require_table(n_fft // 2 + 1, n_bins)
     mel = 2595 * np.log10(1 + np.array([low_hz, high_hz]) / 700)
     edges_mel = mel[0] + np.arange(n_bins + 2) * (mel[1] - mel[0]) / (n_bins + 2)
     edges_hz = 700 * (10 ** (edges_mel / 2595) - 1)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tilth.ir.graph import Value
+from tilth.ir.limits import require_table
 from tilth.ir.ops.helpers import as_shape, broadcast_to, permuted
 from tilth.ir.ops.table import op
 from tilth.ir.types import i64
@@ -147,7 +148,10 @@ def concat(cx: NodeContext, *xs: Value) -> Value:
 @onnx_op("Split", since=13)
 def split(cx: NodeContext, x: Value, sizes: Value | None = None) -> list[Value]:
     given = None if sizes is None else cx.ints(sizes, "the sizes")
-    return _split(cx, x, given, cx.attr("num_outputs", cx.output_count))
+    count = cx.attr("num_outputs", cx.output_count)
+    if count != cx.output_count:
+        raise ValueError(f"num_outputs is {count}, but there are {cx.output_count} outputs")
+    return _split(cx, x, given, count)
 
 
 @onnx_op("Split", since=1)
@@ -262,6 +266,7 @@ def _pad(cx: NodeContext, x: Value, amounts: Sequence[int], value: Value | None)
 
 def _extend(x: Value, axis: int, low: int, high: int, mode: Any) -> Value:
     """Pad one axis with copies of its own elements, as slices (reversed where mirrored)."""
+    require_table(x.shape[axis], low + high)
     source = np.pad(np.arange(x.shape[axis]), (low, high), mode=mode)
     return concatenate([_run(x, axis, run) for run in _runs(source.tolist())], axis)
 

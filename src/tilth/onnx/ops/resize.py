@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilth.ir.graph import Value, make_constant
+from tilth.ir.limits import require_table
 from tilth.ir.ops.helpers import as_dtype, permuted, take
 from tilth.ir.ops.table import op
 from tilth.ir.types import f32
@@ -126,6 +127,7 @@ def _resize(
 
 def _coordinates(p: Axis, mode: str) -> Array:
     """Where each output element lies in the input, in elements."""
+    require_table(p.out)
     x = np.arange(p.out, dtype=np.float64)
     width = p.scale * p.size  # the output's width before it was rounded down
     if mode == "align_corners":
@@ -192,6 +194,7 @@ def _weights(cx: NodeContext, p: Axis, places: Array, kind: str) -> Array:
     reach = 2 if cubic else 1
     squeeze = min(p.scale, 1.0) if cx.attr("antialias", 0) else 1.0
     taps = 2 * (reach - math.floor(-reach / squeeze) - 1) if squeeze < 1 else 2 * reach
+    require_table(p.out, max(taps, p.size))
     base = np.ceil(places) - 1
     index = base[:, None] + np.arange(1 - taps // 2, taps // 2 + 1)
     weight = kernel((index - places[:, None]) * squeeze)

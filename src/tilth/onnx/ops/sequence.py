@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tilth.ir.graph import Value
 from tilth.ir.ops.helpers import as_shape, split
 from tilth.ir.types import bool_, i64
@@ -18,7 +20,13 @@ def sequence_empty(cx: NodeContext) -> list[SequenceValue]:
 
 @onnx_op("SequenceConstruct")
 def sequence_construct(cx: NodeContext, *items: Value) -> list[SequenceValue]:
-    return [SequenceValue(items)]
+    return [_sequence(items)]
+
+
+def _sequence(items: Sequence[Value]) -> SequenceValue:
+    if not all(isinstance(item, Value) for item in items):
+        raise ValueError("a sequence holds tensors")
+    return SequenceValue(tuple(items))
 
 
 def _position(cx: NodeContext, position: Value, length: int) -> int:
@@ -35,7 +43,7 @@ def sequence_insert(
     if not -count <= place <= count:
         raise ValueError(f"position {place} in a sequence of {count}")
     items.insert(place, item)
-    return [SequenceValue(tuple(items))]
+    return [_sequence(items)]
 
 
 @onnx_op("SequenceErase")

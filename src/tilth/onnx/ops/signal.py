@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tilth.ir.graph import Value, make_constant
+from tilth.ir.limits import require_table
 from tilth.ir.ops.helpers import as_shape, permuted, take
 from tilth.ir.ops.table import op
 from tilth.onnx.build import (
@@ -37,6 +38,7 @@ def _transform(parts: list[Value], axis: int, length: int, bins: int, inverse: b
     fit[axis] = (0, length - size)
     parts = [pad_axes(p, fit) for p in parts]
     sign = 1 if inverse else -1
+    require_table(bins, length)
     angles = sign * 2 * np.pi * (np.outer(np.arange(bins), np.arange(length)) % length) / length
     scale = 1 / length if inverse else 1
     dtype = parts[0].tensor.dtype.numpy
@@ -115,6 +117,7 @@ def stft(
     else:
         raise ValueError("neither a window nor a frame length is given")
     count = (signal.shape[1] - size) // hop + 1
+    require_table(count, size)
     frames = np.arange(count)[:, None] * hop + np.arange(size)
     parts = [take(p, ints(frames), 1) for p in _parts(signal)]  # [B, frames, size]
     if window is not None:

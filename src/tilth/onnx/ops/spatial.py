@@ -11,6 +11,7 @@ import numpy as np
 
 from tilth.ir.errors import UnsupportedError
 from tilth.ir.graph import Value
+from tilth.ir.limits import require_table
 from tilth.ir.ops.helpers import as_dtype, as_shape, permuted, split
 from tilth.ir.ops.table import op
 from tilth.ir.types import i64
@@ -200,6 +201,7 @@ def deform_conv(
     pads = split_pads(cx.attr("pads", (0,) * 4), 2)
     (batch, channels), out, taps = x.shape[:2], offset.shape[2:], math.prod(kernel)
     offset = as_shape(offset, (batch * moved, taps, 2, *out))
+    require_table(2, *kernel, *out)
     places = []
     for axis in range(2):
         tap, place = np.indices(kernel)[axis].reshape(-1, 1, 1), np.indices(out)[axis]
@@ -245,6 +247,7 @@ def roi_align(cx: NodeContext, x: Value, rois: Value, batch_indices: Value) -> V
         slice_sizes=(1, *x.shape[1:]),
     )
     samples = [cells * ratio for cells in out]
+    require_table(*samples)
     lines, inside = [], []
     for axis, (start, end) in enumerate(((top, bottom), (left, right))):
         length = op.subtract(end, start)
