@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx_helpers import run
 
-from tilth.ir.errors import ModelError, TilthError
+from tilth.ir.errors import InputError, ModelError, TilthError
 from tilth.onnx.scores import TRANSFORMS
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -124,6 +124,14 @@ def test_one_hot_of_numbers(rng, dtype):
 def test_one_hot_of_strings():
     x = np.array([["a", "zz"], ["b", "a"]], object)
     same("OneHotEncoder", x, cats_strings=["b", "a", "c"])
+
+
+def test_an_unknown_category_can_be_an_error():
+    known, unknown = np.array([[4, 1]]), np.array([[4, 2]])
+    attrs = {"cats_int64s": [1, 4], "zeros": 0}
+    same("OneHotEncoder", known, **attrs)
+    with pytest.raises(InputError, match="2 is not one of the 2 values"):
+        run(one_node("OneHotEncoder", [unknown], [FLOAT], **attrs), unknown)
 
 
 def test_features_side_by_side(x, rng):

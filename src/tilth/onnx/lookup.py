@@ -14,10 +14,13 @@ from tilth.ir.types import i64
 from tilth.onnx.build import expand_dims, scalar
 
 
-def position_in(x: Value, keys: Value) -> Value:
-    """Where each element of x is in the distinct `keys` [K]: i64, -1 if nowhere. NaN finds NaN."""
-    if x.tensor.dtype.kind == "string":
-        return op.index_of(x, keys)
+def position_in(x: Value, keys: Value, required: bool = False) -> Value:
+    """Where each element of x is in the distinct `keys` [K]: i64, -1 if nowhere. NaN finds NaN.
+
+    If `required`, what is no key is an error when the model runs; then numbers too go to the host.
+    """
+    if x.tensor.dtype.kind == "string" or required:
+        return op.index_of(x, keys, required=required)
     column = expand_dims(x, (len(x.shape),))
     same = op.compare(column, keys, direction="EQ")
     if x.tensor.dtype.is_float:

@@ -22,9 +22,9 @@ import numpy as np
 from tilth.interface import bind_shapes, free_symbols
 from tilth.ir.errors import InputError, TilthError
 from tilth.onnx import session_errors
+from tilth.onnx.ends import TensorModel, with_tensor_ends
 from tilth.onnx.importer import require_supported
 from tilth.onnx.load import OnnxModel, load_model
-from tilth.onnx.maps import TensorModel, without_maps
 from tilth.onnx.session_errors import (
     EngineError,
     EPFail,
@@ -173,7 +173,7 @@ class InferenceSession:
             )
         with translated(), severity(self._options.log_severity_level):
             self._model = _with_initializers(_load(path_or_bytes), self._options.initializers)
-            self._tensors = without_maps(self._model)
+            self._tensors = with_tensor_ends(self._model)
             require_supported(self._tensors.model)
         self._overridden: dict[frozenset[str], TensorModel] = {}
         graph, overrides = self._model.proto.graph, self._options.free_dimensions
@@ -348,7 +348,7 @@ class InferenceSession:
         if fed_weights:
             if fed_weights not in self._overridden:
                 freed = _without_initializers(self._model, fed_weights)
-                self._overridden[fed_weights] = without_maps(freed)
+                self._overridden[fed_weights] = with_tensor_ends(freed)
             tensors = self._overridden[fed_weights]
         if fed_weights not in self._runners:
             self._runners[fed_weights] = self._runner(tensors.model)

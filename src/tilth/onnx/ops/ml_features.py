@@ -55,16 +55,18 @@ def imputer(cx: NodeContext, x: Value) -> Value:
 
 @onnx_op("OneHotEncoder", domain=_DOMAIN)
 def one_hot_encoder(cx: NodeContext, x: Value) -> Value:
-    """A row of zeros with one 1 per element, [..., categories]; all zeros if it is none of them."""
+    """A row of zeros with one 1 per element: [..., categories].
+
+    What is none of them gives all zeros, or an error where the attribute `zeros` is 0.
+    """
     if x.tensor.dtype.kind == "string":
         categories = make_constant(np.array(cx.attr("cats_strings"), object))
     else:
         categories = make_constant(np.array(cx.attr("cats_int64s"), np.int64))
         x = as_dtype(x, i64)
-    if not cx.attr("zeros", 1):
-        raise ValueError("zeros=0 asks for an error on unknown categories, which is data")
+    required = not cx.attr("zeros", 1)
     places = make_constant(np.arange(categories.shape[0]))
-    found = expand_dims(position_in(x, categories), (len(x.shape),))
+    found = expand_dims(position_in(x, categories, required), (len(x.shape),))
     return as_dtype(op.compare(found, places, direction="EQ"), f32)
 
 

@@ -1,8 +1,9 @@
-"""Maps at the ends of a model: dictionaries go in, lists of dictionaries come out.
+"""Maps and lists at the ends of a model: dictionaries go in, lists come out.
 
 The standard has operators that read a map (DictVectorizer, CastMap) and one that makes a list of
-them (ZipMap), but none in between. So maps are taken off a model: what remains has tensors at its
-ends, and here is what turns dictionaries into these tensors, and tensors into dictionaries.
+them (ZipMap), but none in between; and a list that is only made to be an output is as well made
+outside. So these are taken off a model: what remains has tensors at its ends, and here is what
+turns dictionaries into these tensors, and tensors into dictionaries and lists.
 """
 
 from __future__ import annotations
@@ -42,25 +43,38 @@ class MapReader:
 
 @dataclass(frozen=True)
 class MapWriter:
-    """Makes a list with a dictionary per row out of the tensor output `source`."""
+    """Makes a list with a dictionary per row out of a tensor output."""
 
-    source: str
+    sources: tuple[str]
     labels: Sequence[int | str]
 
     def __call__(self, results: Mapping[str, np.ndarray]) -> list[dict[int | str, float]]:
-        rows = np.atleast_2d(results[self.source])
+        rows = np.atleast_2d(results[self.sources[0]])
         if rows.shape[1] != len(self.labels):
             raise ModelError(f"ZipMap: {rows.shape[1]} columns, but {len(self.labels)} labels")
         return [dict(zip(self.labels, row, strict=True)) for row in rows.tolist()]
 
 
 @dataclass(frozen=True)
+class ListWriter:
+    """Makes a list of several tensor outputs."""
+
+    sources: tuple[str, ...]
+
+    def __call__(self, results: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return [results[name] for name in self.sources]
+
+
+Writer = MapWriter | ListWriter
+
+
+@dataclass(frozen=True)
 class TensorModel:
-    """A model of tensors, and how its ends are made of (and into) the original one's maps."""
+    """A model of tensors, and how its ends are made of the original one's and into them."""
 
     model: OnnxModel
     readers: Mapping[str, MapReader]
-    writers: Mapping[str, MapWriter]
+    writers: Mapping[str, Writer]
 
     def tensors(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """The feeds with tensors in the place of dictionaries. InputError if they are none."""
@@ -69,30 +83,34 @@ class TensorModel:
         return given | {name: read(feeds) for name, read in self.readers.items()}
 
     def completed(self, results: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The results and the lists of dictionaries made of them."""
+        """The results and the lists made of them."""
         return {**results, **{name: write(results) for name, write in self.writers.items()}}
 
 
-def without_maps(model: OnnxModel) -> TensorModel:
-    """Take the maps off a model; one without any stays as it is."""
+def with_tensor_ends(model: OnnxModel) -> TensorModel:
+    """Take maps and lists off a model's ends; one without any stays as it is."""
     graph = model.proto.graph
-    if not any("map" in port.container for port in (*model.inputs, *model.outputs)):
+    if not any(port.container for port in (*model.inputs, *model.outputs)):
         return TensorModel(model, {}, {})
     fed = {v.name: v.type.map_type for v in graph.input if v.type.HasField("map_type")}
-    wanted = {v.name for v in graph.output}
+    wanted = {v.name: v.type for v in graph.output}
     readers: dict[str, MapReader] = {}
-    writers: dict[str, MapWriter] = {}
+    writers: dict[str, Writer] = {}
     types: dict[str, int] = {}
     nodes = []
     for node in graph.node:
+        output = node.output[0] if node.output else ""
         if node.op_type in _READERS and node.input[0] in fed:
-            attributes = _Attributes(node)
-            kind = fed[node.input[0]]
-            read, types[node.output[0]] = _READERS[node.op_type](attributes, kind)
-            readers[node.output[0]] = MapReader(node.input[0], read)
-        elif node.op_type == "ZipMap" and node.output[0] in wanted:
+            read, types[output] = _READERS[node.op_type](_Attributes(node), fed[node.input[0]])
+            readers[output] = MapReader(node.input[0], read)
+        elif node.op_type == "ZipMap" and output in wanted:
             labels = _Attributes(node).one_of("classlabels_strings", "classlabels_int64s")
-            writers[node.output[0]] = MapWriter(node.input[0], labels)
+            writers[output] = MapWriter((node.input[0],), labels)
+            types[node.input[0]] = _FLOAT
+        elif node.op_type == "SequenceConstruct" and output in wanted:
+            writers[output] = ListWriter(tuple(node.input))
+            elem_type = wanted[output].sequence_type.elem_type.tensor_type.elem_type
+            types.update(dict.fromkeys(node.input, elem_type))
         else:
             nodes.append(node)
     return TensorModel(_rebuilt(model, nodes, readers, writers, types), readers, writers)
@@ -102,7 +120,7 @@ def _rebuilt(
     model: OnnxModel,
     nodes: Sequence[Any],
     readers: Mapping[str, MapReader],
-    writers: Mapping[str, MapWriter],
+    writers: Mapping[str, Writer],
     types: Mapping[str, int],
 ) -> OnnxModel:
     """The model with these nodes, and the readers' and writers' tensors at its ends."""
@@ -115,10 +133,10 @@ def _rebuilt(
     graph.output.extend(v for v in model.proto.graph.output if v.name not in writers)
     for name in readers:
         _add_tensor(graph.input, name, types[name])
-    present = {v.name for v in graph.output}
-    for name in dict.fromkeys(w.source for w in writers.values()):
-        if name not in present:
-            _add_tensor(graph.output, name, _FLOAT)
+    sources = (name for writer in writers.values() for name in writer.sources)
+    for name in dict.fromkeys(sources):
+        if name not in {v.name for v in graph.output}:
+            _add_tensor(graph.output, name, types[name])
     return replace(model, proto=proto)
 
 
