@@ -53,7 +53,9 @@ class _Nest:
         e, g, plan = self.e, self.g, self.plan
         blocks = (plan.row_blocks, plan.panel_blocks)
         outer = tuple(loop.size for loop in self.shape.outer)
-        if plan.panels_first:
+        if plan.rows_outermost:
+            row, *index, panel = decode(e, item, (blocks[0], *outer, blocks[1]))
+        elif plan.panels_first:
             *index, panel, row = decode(e, item, (*outer, *reversed(blocks)))
         else:
             *index, row, panel = decode(e, item, (*outer, *blocks))

@@ -14,7 +14,7 @@ from typing import Literal
 from tilth.cpu import vmath
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernels import tiles
-from tilth.cpu.kernels.contraction_form import LHS, RHS, Contraction, Loop
+from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Contraction, Loop
 from tilth.cpu.kernels.tiles import Cover, Tiling
 
 Rhs = Literal["packed", "direct", "copied"]
@@ -45,6 +45,7 @@ class Plan:
     row_blocks: int = 1
     panel_blocks: int = 1
     panels_first: bool = False  # work items run over all panel blocks of a row block first
+    rows_outermost: bool = False  # threads share rows even where there are outer loops to share
     deferred: bool = False
     fetch_ahead: bool = False
 
@@ -119,7 +120,11 @@ def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     depth_outside = bool(chunk) and _too_deep(shape, isa)
     rhs = _rhs_mode(shape, tiling, rhs_is_constant, isa)
     row_blocks, panel_blocks = _cache_blocks(shape, tiling, chunk if depth_outside else 0, rhs, isa)
-    row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, threads)
+    interleaved = _interleaved(shape)
+    if interleaved:
+        row_blocks = min(_cut(shape, tiling).count, -(-row_blocks // threads) * threads)
+    else:
+        row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, threads)
     return Plan(
         tiling,
         rhs,
@@ -129,7 +134,8 @@ def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
         depth_outside=depth_outside,
         row_blocks=row_blocks,
         panel_blocks=panel_blocks,
-        panels_first=panel_blocks % threads == 0,
+        panels_first=panel_blocks % threads == 0 and not interleaved,
+        rows_outermost=interleaved,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
         fetch_ahead=fetching and not one_tile,
     )
@@ -215,6 +221,17 @@ def _cache_blocks(shape: Shape, tiling: Tiling, chunk: int, rhs: Rhs, isa: Isa) 
     else:
         touched, room = left + (results if chunk else 0), isa.l2 // 2
     return min(_cut(shape, tiling).count, max(1, math.ceil(touched / room))), 1
+
+
+def _interleaved(shape: Shape) -> bool:
+    """Do turns of an outer loop, such as groups, write into the same cache lines?
+
+    Two threads that take different ones would then pass those lines back and forth.
+    """
+    size = shape.form.accumulator.nbytes
+    row = abs(shape.width.strides[RESULT]) * size
+    steps = (abs(loop.strides[RESULT]) * size for loop in shape.outer if loop.size > 1)
+    return any(step < row and step % _LINE for step in steps)
 
 
 def _share(
