@@ -30,11 +30,13 @@ class DataDependentError(UnsupportedError):
     """A value is needed while importing that follows from data.
 
     `inputs` names the graph inputs it follows from: importing succeeds when their values are given.
+    That is worth it only where it is `fixable`: for a parameter, not for a whole computation.
     """
 
-    def __init__(self, message: str, inputs: tuple[str, ...]) -> None:
+    def __init__(self, message: str, inputs: tuple[str, ...], fixable: bool = True) -> None:
         super().__init__(message)
         self.inputs = inputs
+        self.fixable = fixable
 
 
 def _kind(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import zip_longest
 from typing import Any
 
@@ -85,10 +86,10 @@ def import_values(
         if value.type != inputs[name].type:
             raise InputError(f"input '{name}' is {inputs[name].type}, its value is {value.type}")
     scope = Scope({**inputs, **known}, model.opsets or {"": 1})
-    own = nbytes([v.type for v in inputs.values()]) + _weight_bytes(model)
+    own = nbytes([v.type for v in inputs.values()]) + weight_bytes(model)
     nodes = count_nodes(model.proto)
-    with bounded_work(_WORK_FLOOR + _WORK_GROWTH * nodes):
-        importer = _Importer(model, resolver, memory_limit(own), nodes)
+    with import_work(nodes):
+        importer = Importer(model, resolver, memory_limit(own), nodes)
         outputs = importer.graph_body(model.proto.graph, scope)
     for port, value in zip(model.outputs, outputs, strict=True):
         if not isinstance(value, Value) or value.tensor.dtype != port.dtype:
@@ -140,11 +141,22 @@ def require_supported(model: OnnxModel) -> Resolver:
     return resolver
 
 
-def _weight_bytes(model: OnnxModel) -> int:
+def import_work(nodes: int) -> AbstractContextManager[None]:
+    """Bounds what importing a file of so many nodes may compute."""
+    return bounded_work(_WORK_FLOOR + _WORK_GROWTH * nodes)
+
+
+def weight_bytes(model: OnnxModel) -> int:
+    """Bytes of all initialisers of the model's graph."""
     return sum(model.weight(name).nbytes for name in model.weight_names)
 
 
-class _Importer:
+class Importer:
+    """Walks over nodes and enters what they mean into a scope.
+
+    `memory` are the bytes one tensor may take, `nodes` those of the file.
+    """
+
     def __init__(self, model: OnnxModel, resolver: Resolver, memory: int, nodes: int) -> None:
         self.model = model
         self.resolver = resolver
@@ -181,7 +193,7 @@ class _Importer:
         if scope.depth > MAX_DEPTH:
             raise ModelError(f"functions and sub-graphs are nested deeper than {MAX_DEPTH}")
         for node in ordered_nodes(list(nodes)):
-            node = _with_attributes(node, scope.attributes)
+            node = with_attributes(node, scope.attributes)
             self.nodes_left -= 1
             if self.nodes_left < 0:
                 raise LimitError("functions and loops expand to far more nodes than the file has")
@@ -196,15 +208,21 @@ class _Importer:
 
     def _results(self, node: Any, scope: Scope) -> Sequence[Value | None]:
         operands = [scope.lookup(n) if n else None for n in node.input]
-        meaning = self.resolver.resolve(node, scope.opsets)
-        if isinstance(meaning, ContextFunction):
-            types = [_type_proto(v) for v in operands]
-            meaning = meaning.specialise(node, types, scope.opsets)
+        meaning = self.meaning(node, operands, scope.opsets)
         if isinstance(meaning, Function):
             return self._call(meaning, node, operands, scope)
         if meaning is None:
             raise UnsupportedError(f"{node_label(node)} is not supported for these operands")
         return self._handle(meaning, node, operands, scope)
+
+    def meaning(
+        self, node: Any, operands: Sequence[Value | None], opsets: Mapping[str, int]
+    ) -> Handler | Function | None:
+        """What stands behind a node with these operands, if anything does."""
+        meaning = self.resolver.resolve(node, opsets)
+        if isinstance(meaning, ContextFunction):
+            return meaning.specialise(node, [type_proto(v) for v in operands], opsets)
+        return meaning
 
     def _handle(
         self, handler: Handler, node: Any, operands: list[Value | None], scope: Scope
@@ -283,7 +301,7 @@ def _is_small_constant(value: Value | None) -> bool:
     return value is None or (_is_small(value) and value.op == "constant")
 
 
-def _with_attributes(node: Any, attributes: Mapping[str, Any]) -> Any:
+def with_attributes(node: Any, attributes: Mapping[str, Any]) -> Any:
     """A function's node with references to the function's attributes replaced by their values."""
     if not any(a.ref_attr_name for a in node.attribute):
         return node
@@ -313,7 +331,7 @@ def source_line(node: Any) -> str:
     return f"{frames[-1]['file']}:{frames[-1]['line']}: {code}"
 
 
-def _type_proto(value: Value | None) -> bytes:
+def type_proto(value: Value | None) -> bytes:
     """A value's type as a serialised TypeProto, for ONNX's own function builders."""
     import onnx
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import tilth.onnx.ops  # noqa: F401  (fills the table of handlers)
+import tilth.onnx.host
+import tilth.onnx.ops  # noqa: F401
 from tilth.ir.errors import ModelError, UnsupportedError
 from tilth.onnx.check import MAX_DEPTH, domain_of, node_label, opset_imports, subgraphs
 from tilth.onnx.custom import load_entry_points

@@ -16,6 +16,9 @@ from tilth.onnx.context import DataDependentError
 from tilth.onnx.importer import import_graph
 from tilth.onnx.load import OnnxModel
 
+# An input with more elements is data, not a parameter: no graph is made for its values.
+_LARGEST = 64
+
 
 @dataclass(frozen=True, eq=False)
 class Specialised:
@@ -41,6 +44,8 @@ def specialise(model: OnnxModel, feeds: Mapping[str, np.ndarray]) -> Specialised
         try:
             return Specialised(import_graph(model, shapes, fixed), fixed)
         except DataDependentError as e:
+            if not e.fixable or any(feeds[n].size > _LARGEST for n in e.inputs if n in feeds):
+                raise
             needed = {n: feeds[n].copy() for n in e.inputs if n in feeds and n not in fixed}
             if not needed:
                 raise

@@ -45,6 +45,8 @@ def if_(cx: NodeContext, condition: Value) -> list[Value]:
     for attribute in ("then_branch", "else_branch"):
         inner = _inner(captures)
         outputs = cx.body(attribute, (), inner)
+        if not all(isinstance(v, Value) for v in outputs):
+            raise UnsupportedError(f"{cx.label}: a branch that gives a sequence")
         graphs.append(Graph(tuple(inner.values()), tuple(outputs), name=attribute))
     then, otherwise = graphs
     if _types(then.outputs) != _types(otherwise.outputs):

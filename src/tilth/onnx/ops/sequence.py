@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tilth.ir.errors import UnsupportedError
 from tilth.ir.graph import Value
 from tilth.ir.ops.helpers import as_shape, split
 from tilth.ir.types import bool_, i64
@@ -96,6 +97,10 @@ def optional_has_element(cx: NodeContext, x: Value | SequenceValue | None = None
 
 
 @onnx_op("Optional", "OptionalGetElement")
-def optional_element(cx: NodeContext, x: Value | SequenceValue) -> list[Value | SequenceValue]:
+def optional_element(
+    cx: NodeContext, x: Value | SequenceValue | None = None
+) -> list[Value | SequenceValue]:
     """An optional that is present is its element."""
+    if x is None:
+        raise UnsupportedError(f"{cx.label}: an empty optional")
     return [x]
