@@ -138,6 +138,16 @@ def test_profile_shows_kernels_and_writes_a_trace(tilth, model: Path, device: st
     assert json.loads(trace.read_text())["traceEvents"]
 
 
+def test_profile_writes_a_page_and_figures(tilth, model: Path, device: str, tmp_path: Path):
+    arguments = ("--html", tmp_path / "p.html", "--json", tmp_path / "p.json", "--runs", 2)
+    assert tilth("profile", model, "--device", device, *arguments)[0] == 0
+    assert "<svg" in (tmp_path / "p.html").read_text()
+    figures = json.loads((tmp_path / "p.json").read_text())
+    assert figures["model"] == "scores"
+    assert (figures["peak_bytes_per_second"] is None) == (device == "reference")
+    assert len(figures["kernels"]) >= 1
+
+
 def test_bench_measures_in_a_process_of_its_own(tilth, model: Path):
     arguments = ("--device", "reference", "--turns", 1, "--seconds", 0.01)
     code, out, _ = tilth("bench", model, *arguments)

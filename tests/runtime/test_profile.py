@@ -1,4 +1,4 @@
-"""A profile sums up what each thread did when: time and waits per kernel, rates, shares of limits."""
+"""A profile sums up what each thread did when: times, waits, rates, shares of the limits."""
 
 import json
 
@@ -67,7 +67,8 @@ def test_two_kernels_of_one_name_are_two_rows():
 def test_the_text_shows_rates_and_shares_of_the_limits():
     text = str(summarise("m", [RUN], 2.0, Limits(200.0, 40.0)))
     (line,) = [line for line in text.splitlines() if line.startswith("a ")]
-    assert line.split() == ["a", "node", "how", *"1000.000 55.6% 425000.0 0.0 0.0 50% 25%".split()]
+    words = ["a", "node", "how", "1000.000", "55.6%", "425000.0", "0.0", "0.0", "50%", "25%"]
+    assert line.split() == words
     assert "which wait 29% of their time" in text
     assert "(25% of the FMA peak)" in text
 

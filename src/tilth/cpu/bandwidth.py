@@ -24,7 +24,7 @@ _STREAMS = 8  # independent loads in flight
 
 
 @functools.cache
-def measure_bandwidth(isa: Isa, threads: int, runs: int = 5) -> float:
+def measure_bandwidth(isa: Isa, threads: int, runs: int = 10) -> float:
     """Bytes per second that `threads` threads read together, the best of `runs`; once a process.
 
     Each thread reads its own part of 256 MiB from one end to the other.
