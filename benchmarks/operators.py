@@ -1,6 +1,6 @@
 """Single operators as models: how near they come to the limit of the chip, all in one run.
 
-usage: operators.py [--threads 2] [--json FILE]
+usage: operators.py [--only NAME] [--threads 2] [--json FILE]
 
 Each case is an ONNX model of one operator, compiled as any model is; its main kernel's time comes
 from `Executable.profile`. The limit is a loop of fused multiply-adds, run between the cases so
@@ -70,10 +70,12 @@ CASES = (
     matmul(128, 768, 768),
     matmul(512, 512, 512),
     matmul(1024, 1024, 1024),
+    matmul(2048, 2048, 2048),
     convolution(56, 64, 64),
     convolution(28, 128, 128),
     convolution(14, 256, 256),
     convolution(7, 512, 512),
+    convolution(56, 256, 256),
     convolution(56, 64, 256, window=1),
     convolution(14, 1024, 256, window=1),
 )
@@ -138,12 +140,14 @@ def print_table(rows: Iterable[Row], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Single operators next to the FMA peak.")
+    parser.add_argument("--only", default="", help="operators whose name contains this")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
     use_cores(arguments.threads)
-    rows = measure(CASES, arguments.threads, arguments.rounds)
+    cases = [case for case in CASES if arguments.only in case.name]
+    rows = measure(cases, arguments.threads, arguments.rounds)
     print_table(rows, Console())
     if arguments.json:
         machine = describe_machine(arguments.threads)

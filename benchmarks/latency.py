@@ -1,0 +1,179 @@
+"""The discipline of a call: even latency, no memory taken, nothing done when idle.
+
+usage: latency.py MODEL... [--threads 2] [--seconds 3] [--json FILE]
+
+Each model is compiled in a process of its own, which does nothing else, and called for a while.
+Checked: the 99th percentile of the latencies is at most 1.3 times the median; a call takes no
+Python memory but for its outputs, and memory does not grow over as many calls again; between calls
+the process uses no processor time. Prints a table, writes it as JSON; the exit code is 1 when a
+check failed. Only on an otherwise idle machine do the percentiles say something about Tilth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import tilth
+from tilth.interface import bind_shapes, complete
+from tilth.tools.engines import latencies, use_cores
+from tilth.tools.inputs import random_feeds
+from tilth.tools.machine import describe_machine
+
+SPREAD_LIMIT = 1.3  # p99 over median
+ALLOWED_CALL_BYTES = 2048  # the dict of outputs, its arrays' headers, the interpreter's own
+ALLOWED_GROWTH = 256 << 10  # bytes of resident memory
+ALLOWED_IDLE_SHARE = 0.002  # of one core
+SETTLE_SECONDS = 0.05  # for the threads to fall asleep after a call
+IDLE_SECONDS = 1.0
+
+Call = Callable[[], Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model. Seconds; bytes; `idle_share` of one core's time; `failures` of the checks."""
+
+    model: str
+    calls: int
+    median: float
+    p99: float
+    worst: float
+    call_bytes: int  # taken during a call besides its outputs
+    growth: int  # of resident memory over as many calls again
+    idle_share: float
+    failures: list[str] = field(default_factory=list)
+
+
+def measure(path: Path, threads: int, seconds: float) -> Row:
+    """Compile and call one model in this process, which should be a fresh one."""
+    use_cores(threads)
+    call = _loaded(path, threads)
+    for _ in range(20):
+        call()
+    times = latencies(call, seconds)
+    median, p99 = np.percentile(times, [50, 99])
+    row = Row(
+        model=path.stem,
+        calls=len(times),
+        median=float(median),
+        p99=float(p99),
+        worst=max(times),
+        call_bytes=call_bytes(call),
+        growth=growth(call, len(times)),
+        idle_share=idle_share(call),
+    )
+    row.failures.extend(_failures(row))
+    return row
+
+
+def _loaded(path: Path, threads: int) -> Call:
+    model = tilth.load(path)
+    feeds = random_feeds(model.inputs, bind_shapes(model.inputs, complete(model.inputs, {})))
+    shapes = {name: array.shape for name, array in feeds.items()}
+    executable = model.compile("cpu", threads, shapes)
+    return lambda: executable(feeds)
+
+
+def call_bytes(call: Call) -> int:
+    """The most memory that a call takes at once besides its outputs, as Python counts it (NumPy's
+    arrays included)."""
+    tracemalloc.start()
+    try:
+        call()  # the first traced call pays for what tracing itself remembers
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        outputs = call()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return max(0, peak - before - sum(array.nbytes for array in outputs.values()))
+
+
+def growth(call: Call, calls: int) -> int:
+    """By how many bytes the process has grown after so many calls."""
+    gc.collect()
+    before = resident_bytes()
+    for _ in range(calls):
+        call()
+    return resident_bytes() - before
+
+
+def idle_share(call: Call) -> float:
+    """Processor time that the process uses after a call, as a share of one core."""
+    call()
+    time.sleep(SETTLE_SECONDS)
+    before = time.process_time()
+    time.sleep(IDLE_SECONDS)
+    return (time.process_time() - before) / IDLE_SECONDS
+
+
+def resident_bytes() -> int:
+    """The memory that this process has now (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("no VmRSS in /proc/self/status")
+
+
+def _failures(row: Row) -> list[str]:
+    checks = {
+        f"p99 is {row.p99 / row.median:.2f} of the median": row.p99 > SPREAD_LIMIT * row.median,
+        f"a call takes {row.call_bytes} bytes": row.call_bytes > ALLOWED_CALL_BYTES,
+        f"memory grew by {row.growth >> 10} KiB": row.growth > ALLOWED_GROWTH,
+        f"idle costs {row.idle_share:.1%} of a core": row.idle_share > ALLOWED_IDLE_SHARE,
+    }
+    return [what for what, failed in checks.items() if failed]
+
+
+def print_table(rows: Sequence[Row], console: Console) -> None:
+    numbers = ("calls", "median ms", "p99 ms", "p99/median", "worst ms", "call B", "growth KiB")
+    table = Table("model", *numbers, "idle", "failed", box=None)
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for row in rows:
+        times = [f"{s * 1e3:.3f}" for s in (row.median, row.p99, row.worst)]
+        times.insert(2, f"{row.p99 / row.median:.2f}")
+        memory = (str(row.call_bytes), str(row.growth >> 10))
+        idle = f"{row.idle_share:.2%}"
+        table.add_row(row.model, str(row.calls), *times, *memory, idle, "; ".join(row.failures))
+    console.print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Latency, memory and idling of calls.")
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of calling each model")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    arguments = parser.parse_args()
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes:
+        tasks = [
+            processes.submit(measure, path, arguments.threads, arguments.seconds)
+            for path in arguments.models
+        ]
+        rows = [task.result() for task in tasks]
+    print_table(rows, Console(width=140))
+    if arguments.json:
+        machine = describe_machine(arguments.threads)
+        document = {"machine": machine, "models": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    return 1 if any(row.failures for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
