@@ -11,7 +11,7 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format check-models bench readme clean
+.PHONY: help demo test format check-models bench latency readme clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +35,9 @@ check-models: $(VENV)/.bench ## MODELS=folder: every model right and one compile
 bench: $(VENV)/.bench ## MODELS=folder: time models and operators next to the rivals
 	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/models.json
 	$(BIN)/python benchmarks/operators.py --json benchmarks/results/operators.json
+
+latency: $(VENV)/.demo ## MODELS=folder: are calls even, without allocation, and idle threads idle?
+	$(BIN)/python benchmarks/latency.py $(MODELS)/*.onnx --json benchmarks/results/latency.json
 
 readme: $(VENV)/.demo ## write the demo's output and the speed table into README
 	$(BIN)/python benchmarks/readme.py
