@@ -17,6 +17,7 @@ from tilth.ir.ops.helpers import scalar
 from tilth.ir.types import TensorType
 from tilth.onnx import register_op, supported_ops, unregister_op
 from tilth.onnx.custom import ENTRY_POINTS, load_entry_points
+from tilth.onnx.session import InferenceSession
 
 DOMAIN = "my.ops"
 CUBE = "agraph (float[n] x) => (float[n] y) { y = my.ops.Scale <factor=3.0> (x) }"
@@ -62,6 +63,22 @@ def test_a_reference_runs_on_the_host_and_the_report_says_so(x):
     assert loaded({"x": x})["y"].tolist() == [0, 3, 6, 9]
     (host_op,) = loaded.compile(shapes={"n": 4}).report.host_ops
     assert host_op.op == "custom.my_ops.Scale"
+
+
+def test_without_infer_the_types_depend_on_data(x):
+    register_op(DOMAIN, "Positive", reference=lambda x: x[x > 0])
+    text = """agraph (float[n] x) => (float[m] y)
+              { a = Neg(x) b = my.ops.Positive (a) y = Add(b, b) }"""
+    session = InferenceSession(model(text, **{DOMAIN: 1}))
+    assert session.run(None, {"x": -x})[0].tolist() == [2, 4, 6]
+    assert session.run(None, {"x": x})[0].tolist() == []
+
+
+def test_without_infer_lists_come_and_go(x):
+    register_op(DOMAIN, "Split", reference=lambda x, count: (list(np.split(x, count)),))
+    text = "agraph (float[4] x) => (seq(float[n]) y) { y = my.ops.Split <count = 2> (x) }"
+    (parts,) = InferenceSession(model(text, **{DOMAIN: 1})).run(None, {"x": x})
+    assert [part.tolist() for part in parts] == [[0, 1], [2, 3]]
 
 
 def test_a_lowering_is_compiled(x):
@@ -140,8 +157,10 @@ def test_registering_twice_is_an_error():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"infer": same_type}, "needs infer and reference or lowering"),
-        ({"reference": scale}, "needs infer and reference or lowering"),
+        ({}, "needs a reference"),
+        ({"infer": same_type}, "needs a reference"),
+        ({"lowering": scale_lowered}, "needs a reference, infer and a lowering"),
+        ({"reference": scale, "since": 2}, "one reference, since version 1"),
         ({"handler": scale, "infer": same_type}, "no use for other rules"),
     ],
 )

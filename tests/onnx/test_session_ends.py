@@ -100,8 +100,19 @@ def test_a_list_of_outputs_is_a_list():
     assert a.tolist() == [-1, -2]
 
 
-def test_a_sequence_that_is_fed_is_not_implemented():
-    text = """agraph (seq(float[n]) x) => (float[n] y)
-              { k = Constant <value_int = 0> () y = SequenceAt(x, k) }"""
-    with pytest.raises(ort.NotImplemented, match="only tensors"):
-        ort.InferenceSession(model(text))
+def test_lists_are_fed_as_sequences_and_none_as_an_empty_optional():
+    text = """agraph (seq(float[n]) x, optional(float[n]) o) => (float[n] y, bool b)
+              { k = Constant <value_int = 1> () y = SequenceAt(x, k) b = OptionalHasElement(o) }"""
+    s = ort.InferenceSession(model(text))
+    assert [a.type for a in s.get_inputs()] == ["seq(tensor(float))", "optional(tensor(float))"]
+    one, two = np.array([1], np.float32), np.array([2, 3], np.float32)
+    y, b = s.run(None, {"x": [one, two], "o": None})
+    assert (y.tolist(), bool(b)) == ([2, 3], False)
+    with pytest.raises(ort.InvalidArgument, match="cannot take a ndarray"):
+        s.run(None, {"x": two, "o": None})
+
+
+def test_a_shape_that_depends_on_data_is_found_when_it_runs():
+    s = ort.InferenceSession(model("agraph (float[n] x) => (int64[1,m] y) { y = NonZero(x) }"))
+    for fed, found in (([0, 1, 2], [[1, 2]]), ([3, 0], [[0]]), ([0], [[]])):
+        assert s.run(None, {"x": np.array(fed, np.float32)})[0].tolist() == found

@@ -72,7 +72,7 @@ def test_threads_are_those_that_are_asked_for(options):
 
     options.intra_op_num_threads = 1
     seen = []
-    original = Runner.executable
+    original = Runner.serving
     s = session(options)
 
     def spy(self, feeds):
@@ -80,7 +80,7 @@ def test_threads_are_those_that_are_asked_for(options):
         return original(self, feeds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runner, "executable", spy)
+        patch.setattr(Runner, "serving", spy)
         s.run(None, {"x": np.zeros((2, 3), np.float32)})
     assert [o.threads for o in seen] == [1]
 

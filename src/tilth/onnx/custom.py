@@ -19,6 +19,7 @@ from tilth.ir.ops import DECOMPOSE, INFER, OPS, REFERENCE
 from tilth.ir.ops.table import composite, decompose, infer, make, primitive, reference
 from tilth.onnx.check import subgraphs
 from tilth.onnx.context import NodeContext
+from tilth.onnx.host.registry import HOST_OPS, host_op
 from tilth.onnx.registry import NEWEST_OPSETS, add_handler, remove_handler
 
 ENTRY_POINTS = "tilth.onnx_ops"
@@ -45,7 +46,8 @@ def register_op(
     - `infer(*types, **attributes)`: the result's `TensorType`, or a tuple of them. Shapes are
       exact; raise ValueError for operands that do not fit.
     - `reference(*arrays, **attributes)`: the result, or a tuple, as NumPy arrays of just these
-      types. It runs on the host, between compiled regions.
+      types. It runs on the host, between compiled regions. Without `infer` the types may depend
+      on data; the model then runs in stages, and lists (sequences) may come and go, too.
     - `lowering(*values, **attributes)`: the same out of `tilth.ir.ops.op`; then it is compiled.
 
     Or `handler(context, *operands)` builds it, like the operators in `tilth.onnx.ops`: operands are
@@ -57,21 +59,23 @@ def register_op(
         raise ValueError(
             f"'{domain or 'ai.onnx'}' is a domain of the standard; use one of your own"
         )
-    if handler is None:
-        if infer is None or (reference is None and lowering is None):
-            raise ValueError(
-                f"{domain}::{name} needs infer and reference or lowering, or a handler"
-            )
-        handler = _declare(_op_name(domain, name, since), infer, reference, lowering)
-    elif infer or reference or lowering:
+    if handler is not None and (infer or reference or lowering):
         raise ValueError(f"{domain}::{name} has a handler, which leaves no use for other rules")
-    add_handler(handler, domain, name, since)
+    if infer is not None and (reference or lowering):
+        handler = _declare(_op_name(domain, name, since), infer, reference, lowering)
+    if handler is not None:
+        add_handler(handler, domain, name, since)
+    elif reference is not None and lowering is None:
+        _declare_host(domain, name, since, reference)
+    else:
+        raise ValueError(f"{domain}::{name} needs a reference, infer and a lowering, or a handler")
     _REGISTERED.add((domain, name))
 
 
 def unregister_op(domain: str, name: str) -> None:
     """Forget all versions of a registered operator. KeyError if there is none."""
     _REGISTERED.remove((domain, name))
+    HOST_OPS.pop((domain, name), None)
     for since in remove_handler(domain, name):
         for table in (OPS, INFER, REFERENCE, DECOMPOSE):
             table.pop(_op_name(domain, name, since), None)
@@ -107,6 +111,17 @@ def _op_name(domain: str, name: str, since: int) -> str:
     """The op's name in the IR: a word of its text form."""
     word = re.sub(r"\W", "_", domain.replace(".", "_"))
     return f"custom.{word}.{name}" + (f".{since}" if since > 1 else "")
+
+
+def _declare_host(domain: str, name: str, since: int, reference_: Rule) -> None:
+    """Enter a host operator: one function for all versions of its operator set."""
+    if since != 1 or (domain, name) in HOST_OPS:
+        raise ValueError(f"{domain}::{name}: without infer there is one reference, since version 1")
+
+    def run(cx: NodeContext, *operands: Any) -> Any:
+        return reference_(*operands, **cx.attributes())
+
+    host_op(name, why="its results are known when it runs", domain=domain)(run)
 
 
 def _declare(op_name: str, infer_: Rule, reference_: Rule | None, lowering: Rule | None) -> Rule:

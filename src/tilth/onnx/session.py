@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from tilth.interface import bind_shapes, free_symbols
-from tilth.ir.errors import InputError, TilthError
+from tilth.ir.errors import InputError, TilthError, UnsupportedError
 from tilth.onnx import session_errors
 from tilth.onnx.ends import TensorModel, with_tensor_ends
-from tilth.onnx.importer import require_supported
 from tilth.onnx.load import OnnxModel, load_model
+from tilth.onnx.resolve import Resolver
 from tilth.onnx.session_errors import (
     EngineError,
     EPFail,
@@ -166,6 +166,8 @@ class InferenceSession:
         provider_options: Sequence[Mapping[str, Any]] | None = None,
         **ignored: Any,
     ):
+        is_path = isinstance(path_or_bytes, (str, os.PathLike))
+        self._model_path = os.fspath(path_or_bytes) if is_path else None  # read by other libraries
         self._options = sess_options or SessionOptions()
         if self._options.optimized_model_filepath:
             raise session_errors.NotImplemented(
@@ -174,7 +176,7 @@ class InferenceSession:
         with translated(), severity(self._options.log_severity_level):
             self._model = _with_initializers(_load(path_or_bytes), self._options.initializers)
             self._tensors = with_tensor_ends(self._model)
-            require_supported(self._tensors.model)
+            Resolver(self._tensors.model).require_supported()
         self._overridden: dict[frozenset[str], TensorModel] = {}
         graph, overrides = self._model.proto.graph, self._options.free_dimensions
         weights = set(self._model.weight_names)
@@ -325,11 +327,11 @@ class InferenceSession:
         tensors, runner = self._served_by(fed_weights)
         given = tensors.tensors(feeds)
         arrays = checked_feeds(tensors.model.inputs, given, self._options.free_dimensions)
-        executable = runner.executable(arrays)
+        serving = runner.serving(arrays)
         begin = self._trace.now() if self._trace else 0.0
-        results = executable(arrays)
+        results = serving(arrays)
         if self._trace:
-            self._trace.add_run(begin, executable, arrays)
+            self._trace.add_run(begin, serving, arrays)
         return tensors.completed(results)
 
     def _require_all(self, feeds: Mapping[str, Any]) -> None:
@@ -369,7 +371,7 @@ class InferenceSession:
         known = {name: size for name, size in given.items() if name in free_symbols(inputs)}
         try:
             shapes = bind_shapes(inputs, known)
-        except InputError:  # something is open
+        except (InputError, UnsupportedError):  # something is open, or no tensor
             return
         with translated(), severity(self._options.log_severity_level):
             self._served_by(_NONE_FED)[1].prepare(shapes)

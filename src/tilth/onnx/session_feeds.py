@@ -21,21 +21,22 @@ from tilth.runtime.feeds import check_feeds
 
 def checked_feeds(
     inputs: Sequence[Port], feeds: Mapping[str, Any], overrides: Mapping[str, int]
-) -> dict[str, np.ndarray]:
-    """The arrays of all inputs, in order, each as the model wants it.
+) -> dict[str, Any]:
+    """The values of all inputs, in order: tensors as the model wants them, others as they are fed.
 
     `overrides` fixes symbols. Raises InputError for a wrong name, type, rank or dimension.
     """
-    arrays = {p.name: _as_array(p, feeds[p.name]) for p in inputs if p.name in feeds}
-    rest = {name: fed for name, fed in feeds.items() if name not in arrays}
-    ports = [_fixed(port, overrides) for port in ports_for(inputs, arrays)]
-    checked = check_feeds(ports, {**arrays, **rest})
-    return {port.name: array for port, array in zip(inputs, checked, strict=True)}
+    given = {n: fed.value() if isinstance(fed, OrtValue) else fed for n, fed in feeds.items()}
+    tensors = [p for p in inputs if not p.container]
+    others = {p.name: given.pop(p.name) for p in inputs if p.container}
+    given |= {p.name: _as_array(p, given[p.name]) for p in tensors if p.name in given}
+    ports = [_fixed(port, overrides) for port in ports_for(tensors, given)]
+    checked = zip((p.name for p in tensors), check_feeds(ports, given), strict=True)
+    values = {**others, **dict(checked)}
+    return {p.name: values[p.name] for p in inputs}
 
 
 def _as_array(port: Port, fed: Any) -> Any:
-    if isinstance(fed, OrtValue):
-        fed = fed.value()
     if port.dtype is None:
         return fed
     if port.dtype.kind == "string":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tilth.onnx.session_run import Serving
 from tilth.runtime.executable import Executable
 
 Event = dict[str, Any]
@@ -37,11 +38,14 @@ class Trace:
         """Seconds since the start."""
         return (time.monotonic_ns() - self.start) * 1e-9
 
-    def add_run(self, begin: float, executable: Executable, feeds: dict[str, Any]) -> None:
-        """A run that has just ended, and its kernels, measured by running once more."""
+    def add_run(self, begin: float, serving: Serving, feeds: dict[str, Any]) -> None:
+        """A run that has just ended, and its kernels, measured by running once more.
+
+        Of a model that runs in stages only the whole run is told.
+        """
         self.add("model_run", "Session", begin, self.now() - begin)
         again = self.now()
-        for record in executable.profile(feeds, runs=1).runs[-1]:
+        for record in serving.trace(feeds) if isinstance(serving, Executable) else ():
             k = record.kernel
             self.add(
                 f"{k.node}_kernel_time",

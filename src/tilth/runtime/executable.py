@@ -95,6 +95,10 @@ class Executable:
         limits = self._limits(threads)
         return summarise(self.report.model, traces, statistics.median(seconds), limits)
 
+    def trace(self, feeds: Mapping[str, Any]) -> list[TracedRecord]:
+        """The kernel records of one instrumented call, times counted from its start."""
+        return self._trace(self._checked(feeds))
+
     def state(self) -> dict[str, Any]:
         """Everything needed to build it again elsewhere: JSON-able values, bytes and arrays."""
         return {
