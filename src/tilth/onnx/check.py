@@ -61,8 +61,10 @@ def free_names(graph: Any) -> list[str]:
 
 
 def node_reads(node: Any) -> Iterator[str]:
-    """Names a node needs: its operands and what its sub-graphs capture."""
+    """Names a node needs: its operands, what its sub-graphs capture, and what it derives."""
     yield from (n for n in node.input if n)
+    if node.op_type == "Gradient":  # names values of the graph in its attributes
+        yield from (a.s.decode("utf-8", "replace") for a in node.attribute if a.name == "y")
     for graph in subgraphs(node):
         yield from free_names(graph)
 

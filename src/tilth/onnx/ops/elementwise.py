@@ -5,13 +5,10 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
-import numpy as np
-
-from tilth.ir.errors import UnsupportedError
-from tilth.ir.graph import Value, make_constant
+from tilth.ir.graph import Value
 from tilth.ir.ops.helpers import as_dtype, as_shape
 from tilth.ir.ops.table import op
-from tilth.ir.types import bool_, f32
+from tilth.ir.types import f32
 from tilth.onnx.build import normal_axis, scalar
 from tilth.onnx.context import NodeContext
 from tilth.onnx.registry import onnx_op
@@ -223,22 +220,3 @@ def clip(cx: NodeContext, x: Value, low: Value | None = None, high: Value | None
 def clip_attributes(cx: NodeContext, x: Value) -> Value:
     low = scalar(cx.attr("min"), x) if cx.has("min") else None
     return clip(cx, x, low, scalar(cx.attr("max"), x) if cx.has("max") else None)
-
-
-@onnx_op("Dropout", since=12)
-def dropout(
-    cx: NodeContext, x: Value, ratio: Value | None = None, training: Value | None = None
-) -> list[Value]:
-    if training is not None and cx.static(training, "training_mode").any():
-        rate = 0.5 if ratio is None else float(cx.static(ratio, "the dropout ratio"))
-        if rate:
-            raise UnsupportedError(f"{cx.label}: dropout while training")
-    return dropout_inference(cx, x)
-
-
-@onnx_op("Dropout", since=1)
-def dropout_inference(cx: NodeContext, x: Value) -> list[Value]:
-    """At inference nothing is dropped, and the mask keeps everything."""
-    dtype = bool_ if cx.version >= 10 else x.tensor.dtype
-    mask = make_constant(np.broadcast_to(np.ones((), dtype.numpy), x.shape))
-    return [x, mask] if cx.wants(1) else [x]
