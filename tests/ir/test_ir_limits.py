@@ -7,9 +7,10 @@ from tilth.compiler.fold import fold_constants
 from tilth.ir.errors import LimitError, TilthError
 from tilth.ir.graph import Graph, Value, make_constant, make_input
 from tilth.ir.interpreter import interpret
-from tilth.ir.limits import bounded_work, memory_limit, require_memory, require_tensor
+from tilth.ir.limits import memory_limit, require_memory, require_tensor
 from tilth.ir.ops import op
 from tilth.ir.types import TensorType, bool_, f32, i64
+from tilth.ir.work import bounded_work
 
 GIB = 1 << 30
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from tilth.ir.cost import flops
 from tilth.ir.errors import LimitError, TilthError
 from tilth.ir.graph import Graph, Node
 from tilth.ir.types import TensorType, Type
+from tilth.ir.work import charge, is_bounded
 
 LARGEST_RANK = 64  # of NumPy
 _FLOOR = 1 << 29  # bytes that any model may use for a tensor
@@ -24,7 +23,6 @@ _GROWTH = 64  # a tensor may be this many times as big as the weights and inputs
 _STATIC_BYTES = 1 << 26  # of one tensor that is computed before the model runs
 _TABLE_ELEMENTS = 1 << 25  # of a table that an operator's attributes ask for
 _NODE_OPERATIONS = 10_000  # what interpreting a node costs besides its arithmetic
-_BUILD_OPERATIONS = 12_000  # what building a node costs
 _FLOPS_OF_AN_ELEMENT = 16  # a matrix product does so many in the time of one elementwise operation
 
 
@@ -84,8 +82,6 @@ def require_table(*extents: int) -> None:
 
 def cost(node: Node) -> int:
     """Operations that interpreting a node once takes, in units of one element."""
-    from tilth.ir.cost import flops  # which needs the table of ops, which needs this module
-
     elements = sum(t.size for t in node.types if isinstance(t, TensorType))
     work = _NODE_OPERATIONS + elements + flops(node) // _FLOPS_OF_AN_ELEMENT
     return work + _padded_bytes(node)
@@ -105,50 +101,15 @@ def _padded_bytes(node: Node) -> int:
     return x.nbytes // max(1, math.prod(dims)) * padded
 
 
-@dataclass(slots=True)
-class _Work:
-    left: int
-
-
-_WORK: ContextVar[_Work | None] = ContextVar("work", default=None)
-
-
-@contextmanager
-def bounded_work(operations: int) -> Iterator[None]:
-    """Inside the block, building and interpreting nodes may cost so many operations (see `cost`),
-    and no more than are left outside."""
-    outer = _WORK.get()
-    given = operations if outer is None else min(operations, outer.left)
-    work = _Work(given)
-    token = _WORK.set(work)
-    try:
-        yield
-    finally:
-        _WORK.reset(token)
-        if outer is not None:
-            outer.left -= given - max(0, work.left)
-
-
 def spend(node: Node) -> None:
     """Account for interpreting a node. LimitError when that is more than the bound on work."""
-    work = _WORK.get()
-    if work is None:
+    if not is_bounded():
         return
     for type_ in node.types:
         if isinstance(type_, TensorType) and type_.nbytes > _STATIC_BYTES:
             raise LimitError(f"{node!r}: too big to be computed before the model runs")
-    work.left -= cost(node)
-    if work.left < 0:
+    if not charge(cost(node)):
         raise LimitError(f"{node!r}: computing what is constant takes too long; is it a loop?")
-
-
-def count_building() -> None:
-    """Account for building a node. LimitError when that is more than the bound on work."""
-    work = _WORK.get()
-    if work is not None:
-        work.left -= _BUILD_OPERATIONS
-        if work.left < 0:
-            raise LimitError("an operator expands to far too many others")
 
 
 def nbytes(types: Sequence[Type]) -> int:

@@ -25,9 +25,10 @@ from tilth.ir.errors import (
 )
 from tilth.ir.graph import Graph, Value, constant_of, make_constant, make_input, toposort
 from tilth.ir.interpreter import interpret
-from tilth.ir.limits import bounded_work, memory_limit, nbytes, require_graph, require_tensor
+from tilth.ir.limits import memory_limit, nbytes, require_graph, require_tensor
 from tilth.ir.ops.table import provenance
 from tilth.ir.types import Shape, TensorType
+from tilth.ir.work import bounded_work
 from tilth.onnx.check import MAX_DEPTH, count_nodes, domain_of, node_label, ordered_nodes
 from tilth.onnx.context import NodeContext
 from tilth.onnx.load import ModelSource, OnnxModel, Port, load_model

@@ -28,8 +28,8 @@ from typing import Any
 
 from tilth.ir.errors import VerifyError
 from tilth.ir.graph import Node, Value, freeze
-from tilth.ir.limits import count_building
 from tilth.ir.types import Type
+from tilth.ir.work import count_building
 
 Rule = Callable[..., Any]
 
