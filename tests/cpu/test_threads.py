@@ -12,9 +12,9 @@ from tilth.cpu.isa import host_isa
 from tilth.cpu.jit import compile_object
 from tilth.cpu.kernel import Kernel
 from tilth.cpu.memory import assign
-from tilth.cpu.plan import Step
 from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.region import CpuRegion
+from tilth.cpu.steps import Step
 from tilth.cpu.view import Buffer, dense_view
 from tilth.ir.graph import make_constant
 from tilth.ir.types import TensorType, f32

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from tilth.compiler.log import LogEntry
 from tilth.compiler.pipeline import run_shared, run_target
 from tilth.compiler.place import Placement, Region, place
+from tilth.compiler.subgraphs import subgraphs
 from tilth.ir.graph import Graph, Node, Value
 from tilth.ir.interpreter import decomposition
 from tilth.ir.ops import DECOMPOSE
@@ -72,12 +73,20 @@ def compile_graph(
 
 
 def unsupported(node: Node, device: str) -> str | None:
-    """Why `device` cannot run a node; a composite it does not lower is asked about in parts."""
+    """Why `device` cannot run a node, or None.
+
+    A composite it does not lower is asked about in parts, control flow with its sub-graphs.
+    """
     found = target(parse_device(device).kind)
-    if node.op not in DECOMPOSE or node.op in found.traits.composites:
-        return found.unsupported(node)
-    parts = (unsupported(part, device) for part in decomposition(node).nodes)
-    return next((why for why in parts if why is not None), None)
+    if node.op in DECOMPOSE and node.op not in found.traits.composites:
+        parts = decomposition(node).nodes
+    else:
+        why = found.unsupported(node)
+        if why is not None:
+            return why
+        parts = tuple(part for graph in subgraphs(node) for part in graph.nodes)
+    reasons = (unsupported(part, device) for part in parts)
+    return next((why for why in reasons if why is not None), None)
 
 
 def _compile_region(

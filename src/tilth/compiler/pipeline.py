@@ -1,8 +1,8 @@
 """The passes, in order. Read this file to know what happens to a graph.
 
 The shared passes run on the whole model, before placement; the target passes run on each region,
-chosen by the traits of the target that will compile it. `TILTH_SHOW=passes` prints the graph after
-each pass; `TILTH_VERIFY=1` checks it.
+chosen by the traits of the target that will compile it. Both then run on the graphs inside control
+flow. `TILTH_SHOW=passes` prints the graph after each pass; `TILTH_VERIFY=1` checks it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tilth.compiler.layout import assign_layouts
 from tilth.compiler.log import LogEntry
 from tilth.compiler.merge_dots import merge_dots
 from tilth.compiler.simplify import algebra, hoist, movement
+from tilth.compiler.subgraphs import map_subgraphs, sink_constants
 from tilth.ir.graph import Graph
 from tilth.ir.rewrite import Rule, rewrite
 from tilth.ir.text import to_text
@@ -67,8 +68,9 @@ def _function(fn: Callable[[Graph], Graph | tuple[Graph, list[LogEntry]]]) -> Ap
 SIMPLIFY = Pass("simplify", _table(*algebra.RULES, *movement.RULES, *hoist.RULES))
 FOLD = Pass("fold constants", _function(fold_constants))
 MERGE = Pass("common subexpressions", _function(merge_common_subexpressions))
+SINK = Pass("sink constants", _function(sink_constants))
 
-SHARED = (FOLD, SIMPLIFY, FOLD, MERGE)
+SHARED = (FOLD, SIMPLIFY, FOLD, MERGE, SINK)
 
 TARGET = (
     Pass("decompose", lambda graph, traits: decompose(graph, traits.composites)),
@@ -80,7 +82,7 @@ TARGET = (
     *(SIMPLIFY, FOLD),
     Pass("explicit padding", _table(*padding.RULES), lambda traits: traits.explicit_padding),
     Pass("merge dots", _function(merge_dots)),
-    *(SIMPLIFY, FOLD, MERGE),
+    *(SIMPLIFY, FOLD, MERGE, SINK),
     Pass("fuse", _function(fuse), lambda traits: traits.fuses),
 )
 
@@ -116,7 +118,13 @@ def _run(graph: Graph, passes: Sequence[Pass], traits: Traits) -> PipelineResult
             print(to_text(graph), file=sys.stderr)
         if check:
             verify(graph)
-    return PipelineResult(graph, log)
+
+    def inner(subgraph: Graph) -> Graph:
+        result = _run(subgraph, passes, traits)
+        log.extend(result.log)
+        return result.graph
+
+    return PipelineResult(map_subgraphs(graph, inner), log)
 
 
 def node_counts(graph: Graph) -> Counter[str]:

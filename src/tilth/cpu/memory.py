@@ -1,8 +1,9 @@
 """Where buffers lie: weights one after the other, the arena by liveness, and which steps conflict.
 
-Two arena buffers may share bytes when their lives (first step that touches them to the last) do not
-overlap. Placement is greedy, largest first, each at the lowest address free over its life
-(Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
+Two arena buffers may share bytes when their lives (first moment that touches them to the last) do
+not overlap; what lives inside and outside of a loop lives during all of it. Placement is greedy,
+largest first, each at the lowest address free over its life (Pisarchyk & Lee, "Efficient Memory
+Management for Deep Neural Net Inference", 2020).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tilth.cpu.plan import Step
+from tilth.cpu.steps import Item, Step, Timeline, touched
 from tilth.cpu.view import Buffer, View
 
 ALIGNMENT = 64
@@ -26,6 +27,12 @@ def aligned(nbytes: int) -> int:
 class _Life:
     first: int
     last: int
+
+    def cover(self, repeated: Sequence[tuple[int, int]]) -> None:
+        """Lengthen to all of a loop that it lies in with one end only; inner loops come first."""
+        for start, stop in repeated:
+            if self.first < start <= self.last or self.first <= stop < self.last:
+                self.first, self.last = min(self.first, start), max(self.last, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +62,28 @@ def aligned_bytes(nbytes: int) -> np.ndarray:
     return raw[skip : skip + nbytes]
 
 
-def assign(steps: Sequence[Step]) -> Memory:
-    """Give every buffer of the steps a place."""
+def assign(items: Sequence[Item]) -> Memory:
+    """Give every buffer of a program a place."""
+    timeline = Timeline().add(items)
     lives: dict[Buffer, _Life] = {}
     weights: dict[int, Buffer] = {}
     same: dict[Buffer, Buffer] = {}
-    for i, step in enumerate(steps):
-        for view in (*step.reads, *step.writes):
+    for i, moment in enumerate(timeline.moments):
+        for view in touched(moment):
             buffer = view.buffer
             if buffer.kind == "arena":
                 life = lives.setdefault(buffer, _Life(i, i))
                 life.last = i
             elif buffer.kind == "weights":
                 same[buffer] = weights.setdefault(id(buffer.constant), buffer)
+    for life in lives.values():
+        life.cover(timeline.repeated)
     offsets: dict[Buffer, int] = {}
     weight_bytes = 0
     for buffer in weights.values():
         offsets[buffer] = weight_bytes
         weight_bytes += aligned(buffer.nbytes)
-    same.update(_share_in_place(steps, lives))
+    same.update(_share_in_place(timeline.moments, lives))
     arena = _place_arena(lives, offsets)
     for buffer in same:
         offsets[buffer] = offsets[_root(same, buffer)]
@@ -86,16 +96,21 @@ def _root(same: Mapping[Buffer, Buffer], buffer: Buffer) -> Buffer:
     return buffer
 
 
-def _share_in_place(steps: Sequence[Step], lives: dict[Buffer, _Life]) -> dict[Buffer, Buffer]:
+def _share_in_place(
+    moments: Sequence[Step | View], lives: dict[Buffer, _Life]
+) -> dict[Buffer, Buffer]:
     """Let a result take over the memory of an operand that dies in the same step.
 
     Kernels promise to read an element of such an operand before they write the result's (see
     `Step.may_alias`). Lives are merged; gives result buffer -> operand buffer.
     """
     same: dict[Buffer, Buffer] = {}
-    for i, step in enumerate(steps):
+    for i, step in enumerate(moments):
+        if not isinstance(step, Step):
+            continue
         result = step.writes[0]
-        if len(step.writes) != 1 or not _is_whole(result) or lives[result.buffer].first != i:
+        own = lives.get(result.buffer)  # None: merged already, in the other branch
+        if len(step.writes) != 1 or not _is_whole(result) or own is None or own.first != i:
             continue
         for position in step.may_alias:
             operand = step.reads[position]
@@ -113,7 +128,7 @@ def _share_in_place(steps: Sequence[Step], lives: dict[Buffer, _Life]) -> dict[B
 def _is_whole(view: View) -> bool:
     """Is the view all of an arena buffer, row-major?"""
     whole = view.operand.is_contiguous and view.size * view.dtype.nbytes == view.buffer.nbytes
-    return view.buffer.kind == "arena" and whole
+    return view.buffer.kind == "arena" and whole and not view.motions
 
 
 def _place_arena(lives: Mapping[Buffer, _Life], offsets: dict[Buffer, int]) -> int:
@@ -164,6 +179,6 @@ def _overlap(memory: Memory, a: Buffer, b: Buffer) -> bool:
 
 
 def pointer_of(memory: Memory, view: View) -> tuple[str, int, int]:
-    """(kind, index, byte offset) of a view's first element."""
+    """(kind, index, byte offset) of a view's first element, before it moves."""
     base = memory.offsets.get(view.buffer, 0)
     return view.buffer.kind, view.buffer.index, base + view.offset

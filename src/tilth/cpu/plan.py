@@ -2,20 +2,21 @@
 
 Values get a *home* before their producer runs when a consumer wants them in a particular place: a
 slice of a concatenation, the interior of a padded tensor, an output of the program. Everything else
-is a view of its operand or a fresh buffer. What is left over becomes a copy kernel.
+is a view of its operand or a fresh buffer. What is left over becomes a copy kernel. Sub-graphs of
+control flow are planned in the same way (see `control`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from tilth.cpu import kernels
+from tilth.cpu import control, kernels
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand
 from tilth.cpu.kernels import winograd
+from tilth.cpu.steps import Item, Step
 from tilth.cpu.view import Buffer, View, behind, dense_view, through
 from tilth.ir.graph import Graph, Node, Value, make_constant, make_input
 from tilth.ir.types import Shape
@@ -23,65 +24,54 @@ from tilth.ir.types import Shape
 VIEW_OPS = frozenset({"reshape", "transpose", "slice", "reverse", "broadcast_in_dim"})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One kernel call of the program; all threads take part."""
-
-    kernel: Kernel
-    reads: tuple[View, ...]
-    writes: tuple[View, ...]
-    node: Node
-
-    @property
-    def may_alias(self) -> range:
-        """Positions of the operands whose memory the result may take over (read, then written)."""
-        kind = self.node.attrs["kind"] if self.node.op == "fusion" else ""
-        first = {"elementwise": 0, "contraction": 2}.get(kind, len(self.reads))
-        return range(first, len(self.reads))
-
-
-def plan(graph: Graph, isa: Isa, threads: int, exact: bool = False) -> list[Step]:
-    """The steps that compute `graph`, in order. Raises CompileError.
+def plan(graph: Graph, isa: Isa, threads: int, exact: bool = False) -> list[Item]:
+    """What computes `graph`, in order. Raises CompileError.
 
     `exact` keeps to algorithms that compute what the graph says, term by term.
     """
-    return _Planner(graph, isa, threads, exact).run()
+    inputs, outputs = (
+        [dense_view(Buffer(kind, v.tensor.nbytes, i), v.tensor) for i, v in enumerate(values)]
+        for kind, values in (("input", graph.inputs), ("output", graph.outputs))
+    )
+    return Planner(graph, isa, threads, exact).run(inputs, outputs)
 
 
-class _Planner:
+class Planner:
+    """Plans one graph, and the graphs inside its control flow with planners like itself."""
+
     def __init__(self, graph: Graph, isa: Isa, threads: int, exact: bool):
         self.graph, self.isa, self.threads, self.exact = graph, isa, threads, exact
         self.homes: dict[Value, View] = {}
         self.views: dict[Value, View] = {}
-        self.steps: list[Step] = []
+        self.items: list[Item] = []
 
-    def run(self) -> list[Step]:
-        outputs = [
-            dense_view(Buffer("output", v.tensor.nbytes, i), v.tensor)
-            for i, v in enumerate(self.graph.outputs)
-        ]
+    def run(self, inputs: Sequence[View], outputs: Sequence[View]) -> list[Item]:
+        """The code that reads the graph's inputs and leaves its outputs in these places."""
         for value, home in zip(self.graph.outputs, outputs, strict=True):
             self._offer(value, home)
         self._claim_homes()
-        for i, value in enumerate(self.graph.inputs):
-            self.views[value] = dense_view(Buffer("input", value.tensor.nbytes, i), value.tensor)
+        self.views.update(zip(self.graph.inputs, inputs, strict=True))
         for node in self.graph.nodes:
             self._place(node)
         for value, home in zip(self.graph.outputs, outputs, strict=True):
             if not self.views[value].same_place(home):
-                self._copy(self.views[value], home, value.node)
-        return self.steps
+                self.copy(self.views[value], home, value.node)
+        return self.items
+
+    def inner(self, graph: Graph, inputs: Sequence[View], outputs: Sequence[View]) -> list[Item]:
+        """The code of a sub-graph."""
+        return Planner(graph, self.isa, self.threads, self.exact).run(inputs, outputs)
 
     # -- homes -------------------------------------------------------------------------------
     def _claim_homes(self) -> None:
         for node in reversed(self.graph.nodes):
             result = node.outputs[0]
             if node.op == "concatenate":
-                home = self.homes.setdefault(result, self._fresh(result))
+                home = self.homes.setdefault(result, self.fresh(result))
                 for value, part in zip(node.inputs, _concat_parts(node, home), strict=True):
                     self._offer(value, part)
             elif _is_plain_pad(node):
-                home = self.homes.setdefault(result, self._fresh(result))
+                home = self.homes.setdefault(result, self.fresh(result))
                 self._offer(node.inputs[0], _pad_interior(node, home))
             elif node.op in VIEW_OPS and result in self.homes:
                 wanted = behind(node, self.homes[result])
@@ -109,6 +99,8 @@ class _Planner:
             self._place_concatenate(node)
         elif _is_plain_pad(node):
             self._place_pad(node)
+        elif node.op in control.PLANNERS:
+            control.PLANNERS[node.op](self, node)
         else:
             self._place_kernel(node)
 
@@ -118,38 +110,38 @@ class _Planner:
         if seen is not None and (home is None or seen.same_place(home)):
             self.views[result] = seen
             return
-        target = home or self._fresh(result)
+        target = home or self.fresh(result)
         if seen is None:  # a reshape across strides: copy the operand to where it is a plain view
             landing = behind(node, target)
             if landing is None:
-                dense = self._fresh(node.inputs[0])
-                self._copy(source, dense, node)
+                dense = self.fresh(node.inputs[0])
+                self.copy(source, dense, node)
                 seen = through(node, dense)
                 assert seen is not None  # a dense tensor has every shape
             else:
-                self._copy(source, landing, node)
+                self.copy(source, landing, node)
         if seen is not None:
-            self._copy(seen, target, node)
+            self.copy(seen, target, node)
         self.views[result] = target
 
     def _place_concatenate(self, node: Node) -> None:
         home = self.homes[node.outputs[0]]
         for value, part in zip(node.inputs, _concat_parts(node, home), strict=True):
             if not self.views[value].same_place(part):
-                self._copy(self.views[value], part, node)
+                self.copy(self.views[value], part, node)
         self.views[node.outputs[0]] = home
 
     def _place_pad(self, node: Node) -> None:
         home, source = self.homes[node.outputs[0]], self.views[node.inputs[0]]
         interior = _pad_interior(node, home)
         if not source.same_place(interior):
-            self._copy(source, interior, node)
+            self.copy(source, interior, node)
         self._step(node, kernels.lower_pad_halo, (), (home,))
         self.views[node.outputs[0]] = home
 
     def _place_kernel(self, node: Node) -> None:
         reads = tuple(self.views[v] for v in node.inputs)
-        writes = tuple(self.homes.get(v) or self._fresh(v) for v in node.outputs)
+        writes = tuple(map(self.home, node.outputs))
         self.views.update(zip(node.outputs, writes, strict=True))
         if node.op == "fusion":
             kind = node.attrs["kind"]
@@ -171,7 +163,7 @@ class _Planner:
         lower = winograd.lower if fast else kernels.FUSION_KINDS["contraction"]
         return lower(body, operands, results, isa, threads)
 
-    def _copy(self, source: View, target: View, node: Node) -> None:
+    def copy(self, source: View, target: View, node: Node) -> None:
         x = make_input(node.types[0], "x")
         body = Graph((x,), (x,), name="copy")
         self._step(node, kernels.FUSION_KINDS["elementwise"], (source,), (target,), body)
@@ -192,9 +184,13 @@ class _Planner:
             for i, view in enumerate(reads)
         )
         if kernel.items:
-            self.steps.append(Step(kernel, packed, tuple(writes), node))
+            self.items.append(Step(kernel, packed, tuple(writes), node))
 
-    def _fresh(self, value: Value) -> View:
+    def home(self, value: Value) -> View:
+        """Where to write a value: where a consumer wants it, or anywhere."""
+        return self.homes.get(value) or self.fresh(value)
+
+    def fresh(self, value: Value) -> View:
         return dense_view(Buffer("arena", value.tensor.nbytes), value.tensor)
 
 

@@ -1,42 +1,44 @@
 """The program: all steps of a region in one native function that every thread enters.
 
 `main(table, tid, pool)` calls each kernel on this thread's share of the work items, with a barrier
-where a step depends on what another thread did. All addresses come through `table`:
-arena, weights, profile (or null), then the inputs and the outputs.
+where a step depends on what another thread did, and around control flow. All addresses come
+through `table`: arena, weights, profile (or null), then the inputs and the outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import llvmlite.ir as ll
 
-from tilth.cpu.emit import I32, I64, PTR, Emitter, Val
+from tilth.cpu.emit import I8, I32, I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.jit import new_module
 from tilth.cpu.memory import Memory, aligned, conflicts, pointer_of
-from tilth.cpu.plan import Step
 from tilth.cpu.spmd import barrier, emit_runtime
+from tilth.cpu.steps import Branch, Item, Loop, Step, all_steps
+from tilth.cpu.view import Counter, Motion, View
 
 ARENA, WEIGHTS, PROFILE, FIRST_INPUT = range(4)
 EXPORTS = ("tilth_run", "tilth_worker")
 RECORD_BYTES = 16  # start and end of a step on a thread, nanoseconds, i64 each
 
 _CLOCK_MONOTONIC = 1
+_Functions = Mapping[Hashable, ll.Function]
 
 
-def scratch_bytes(steps: Sequence[Step]) -> int:
+def scratch_bytes(items: Sequence[Item]) -> int:
     """Thread-private memory the program needs, per thread."""
-    return aligned(max((s.kernel.scratch for s in steps), default=0))
+    return aligned(max((s.kernel.scratch for s in all_steps(items)), default=0))
 
 
 def emit_program(
-    steps: Sequence[Step], memory: Memory, inputs: int, isa: Isa, threads: int
+    items: Sequence[Item], memory: Memory, inputs: int, isa: Isa, threads: int
 ) -> ll.Module:
     """The module of a region: its kernels, `main`, and the threads' runtime."""
     module = new_module(isa, "tilth")
-    functions = _emit_kernels(module, isa, steps)
-    main = _Main(module, isa, memory, inputs, threads).emit(steps, functions)
+    functions = _emit_kernels(module, isa, items)
+    main = _Main(module, isa, memory, inputs, threads).emit(items, functions)
     emit_runtime(module, isa, main, threads)
     for function in module.functions:
         if not function.is_declaration and function.name not in EXPORTS:
@@ -44,16 +46,15 @@ def emit_program(
     return module
 
 
-def _emit_kernels(module: ll.Module, isa: Isa, steps: Sequence[Step]) -> list[ll.Function]:
-    shared: dict[object, ll.Function] = {}
-    functions = []
-    for step in steps:
+def _emit_kernels(module: ll.Module, isa: Isa, items: Sequence[Item]) -> _Functions:
+    """The functions of all kernels, by key: equal kernels share one."""
+    functions: dict[Hashable, ll.Function] = {}
+    for step in all_steps(items):
         kernel = step.kernel
-        if kernel.key not in shared:
-            function = kernel.emit(module, isa, f"{kernel.name}.{len(shared)}")
+        if kernel.key not in functions:
+            function = kernel.emit(module, isa, f"{kernel.name}.{len(functions)}")
             function.attributes.add("noinline")
-            shared[kernel.key] = function
-        functions.append(shared[kernel.key])
+            functions[kernel.key] = function
     return functions
 
 
@@ -64,23 +65,71 @@ class _Main:
         self.e = Emitter(module, isa, "tilth_main", [PTR, I32, PTR])
         self.table, self.tid32, self.pool = self.e.args
         self.tid = self.e.b.zext(self.tid32, I64)
+        self.counters: dict[Counter, Val] = {}
 
-    def emit(self, steps: Sequence[Step], functions: Sequence[ll.Function]) -> ll.Function:
+    def emit(self, items: Sequence[Item], functions: _Functions) -> ll.Function:
         e = self.e
+        self.functions = functions
         self.profile = self._slot(PROFILE)
         arena_end = aligned(self.memory.arena_bytes)
-        own = e.b.mul(self.tid, I64(scratch_bytes(steps)))
+        own = e.b.mul(self.tid, I64(scratch_bytes(items)))
         self.scratch = e.offset(self._slot(ARENA), e.b.add(own, I64(arena_end)))
+        self._run(items, timed=True)
+        return e.finish()
+
+    def _run(self, items: Sequence[Item], timed: bool = False) -> None:
+        """Straight-line code; what came before is finished by all threads.
+
+        Control flow begins and ends behind a barrier.
+        """
         unsynced: list[Step] = []
-        for i, (step, function) in enumerate(zip(steps, functions, strict=True)):
-            if conflicts(self.memory, unsynced, step):
+        for i, item in enumerate(items):
+            if unsynced and (not isinstance(item, Step) or conflicts(self.memory, unsynced, item)):
                 self._barrier()
                 unsynced = []
-            self._timestamp(2 * i, len(steps))
-            self._call(step, function)
-            self._timestamp(2 * i + 1, len(steps))
-            unsynced.append(step)
-        return e.finish()
+            if timed:
+                self._timestamp(2 * i, len(items))
+            match item:
+                case Step():
+                    self._call(item, self.functions[item.kernel.key])
+                    unsynced.append(item)
+                case Branch():
+                    self._branch(item)
+                case Loop():
+                    self._loop(item)
+            if timed:
+                self._timestamp(2 * i + 1, len(items))
+
+    def _branch(self, item: Branch) -> None:
+        with self.e.b.if_else(self._holds(item.predicate)) as (then, otherwise):
+            with then:
+                self._run(item.then)
+            with otherwise:
+                self._run(item.otherwise)
+        self._barrier()
+
+    def _loop(self, item: Loop) -> None:
+        e = self.e
+        counter = self.counters[item.counter] = e.var(I64, I64(0))
+        turn, body, done = (e.fn.append_basic_block(f"turn.{n}") for n in ("ask", "body", "done"))
+        e.b.branch(turn)
+        e.b.position_at_end(turn)
+        if item.predicate is None:
+            going = e.b.icmp_signed("<", e.b.load(counter), I64(item.trips))
+        else:
+            self._run(item.condition)
+            self._barrier()
+            going = self._holds(item.predicate)
+        e.b.cbranch(going, body, done)
+        e.b.position_at_end(body)
+        self._run(item.body)
+        self._barrier()
+        e.b.store(e.b.add(e.b.load(counter), I64(1)), counter)
+        e.b.branch(turn)
+        e.b.position_at_end(done)
+
+    def _holds(self, predicate: View) -> Val:
+        return self.e.b.icmp_unsigned("!=", self.e.load(self._pointer(predicate), I8), I8(0))
 
     def _call(self, step: Step, function: ll.Function) -> None:
         e, kernel = self.e, step.kernel
@@ -111,7 +160,7 @@ class _Main:
     def _slot(self, index: int) -> Val:
         return self.e.load(self.e.offset(self.table, 8 * index), PTR)
 
-    def _pointer(self, view) -> Val:
+    def _pointer(self, view: View) -> Val:
         kind, index, offset = pointer_of(self.memory, view)
         slots = {
             "arena": ARENA,
@@ -119,7 +168,17 @@ class _Main:
             "input": FIRST_INPUT + index,
             "output": FIRST_INPUT + self.inputs + index,
         }
-        return self.e.offset(self._slot(slots[kind]), offset)
+        pointer = self.e.offset(self._slot(slots[kind]), offset)
+        for motion in view.motions:
+            pointer = self.e.offset(pointer, self._moved(motion))
+        return pointer
+
+    def _moved(self, motion: Motion) -> Val:
+        b = self.e.b
+        turn = b.add(b.load(self.counters[motion.counter]), I64(motion.phase))
+        if motion.period is not None:
+            turn = b.urem(turn, I64(motion.period))
+        return b.mul(turn, I64(motion.nbytes))
 
     def _timestamp(self, record: int, steps: int) -> None:
         """Store the time in profile[tid][record], if there is a profile."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tilth.cpu import kernels
@@ -11,9 +11,10 @@ from tilth.cpu.isa import Isa, host_isa
 from tilth.cpu.jit import compile_object
 from tilth.cpu.memory import assign
 from tilth.cpu.peak import measure_peak
-from tilth.cpu.plan import Step, plan
+from tilth.cpu.plan import plan
 from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.region import CpuRegion
+from tilth.cpu.steps import Item, Loop, Step, all_steps, work
 from tilth.ir.graph import Graph, Node
 from tilth.ir.limits import memory_limit, require_memory
 from tilth.runtime.devices import usable_cores
@@ -77,14 +78,25 @@ class CpuTarget:
         return CpuRegion.from_state(state)
 
 
-def _is_tiny(steps: list[Step]) -> bool:
-    flops = sum(s.kernel.flops for s in steps)
-    return flops < _SERIAL_FLOPS and sum(s.kernel.bytes for s in steps) < _SERIAL_BYTES
+def _is_tiny(items: Sequence[Item]) -> bool:
+    """Is there little to do between barriers? A loop counts as one turn."""
+    found = [step.kernel for step in all_steps(items)]
+    flops, nbytes = sum(k.flops for k in found), sum(k.bytes for k in found)
+    return flops < _SERIAL_FLOPS and nbytes < _SERIAL_BYTES
 
 
-def _info(step: Step) -> KernelInfo:
-    body = step.node.attrs.get("body")
-    names = [n.name for n in body.nodes if n.op != "constant"] if body else [step.node.name]
-    names = list(dict.fromkeys(n or step.node.op for n in names))
-    kernel = step.kernel
-    return KernelInfo(kernel.name, tuple(names), kernel.algorithm, kernel.flops, kernel.bytes)
+def _info(item: Item) -> KernelInfo:
+    flops, nbytes = work(item)
+    if not isinstance(item, Step):
+        inside = list(all_steps([item]))
+        names = tuple(dict.fromkeys(name for step in inside for name in _names(step.node)))
+        turns = f"{item.trips} x " if isinstance(item, Loop) and item.trips is not None else ""
+        return KernelInfo(item.node.op, names, f"{turns}{len(inside)} kernels", flops, nbytes)
+    kernel = item.kernel
+    return KernelInfo(kernel.name, _names(item.node), kernel.algorithm, flops, nbytes)
+
+
+def _names(node: Node) -> tuple[str, ...]:
+    """The nodes that a kernel for `node` computes, by name or op."""
+    nodes = node.attrs["body"].nodes if node.op == "fusion" else (node,)
+    return tuple(dict.fromkeys(n.name or n.op for n in nodes if n.op != "constant"))

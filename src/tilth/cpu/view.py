@@ -2,7 +2,8 @@
 
 Reshape, transpose, slice, reverse and broadcast rarely need code: their result is the operand's
 memory seen through other strides. `through` gives that view; `behind` answers the opposite
-question, where an operand must lie so that the result lands in a given place.
+question, where an operand must lie so that the result lands in a given place. A view inside a loop
+may move with the loop's counter: slices of a sequence, or the two halves of a state.
 """
 
 from __future__ import annotations
@@ -27,6 +28,21 @@ class Buffer:
     constant: np.ndarray | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Counter:
+    """The number of finished turns of a loop, as something that views can refer to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """How an address depends on a counter: `nbytes` more per turn, from 0 again every `period`."""
+
+    counter: Counter
+    nbytes: int
+    period: int | None = None
+    phase: int = 0  # turns ahead of the counter
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """Elements of a buffer: `offset` in bytes to element (0, 0, ...), strides in elements."""
@@ -36,10 +52,11 @@ class View:
     shape: Shape
     strides: Shape
     offset: int = 0
+    motions: tuple[Motion, ...] = ()
 
     @property
     def operand(self) -> Operand:
-        constant = self.buffer.constant
+        constant = None if self.motions else self.buffer.constant
         if constant is not None:
             start = constant.reshape(-1)[self.offset // self.dtype.nbytes :]
             steps = tuple(s * constant.itemsize for s in self.strides)
@@ -48,8 +65,8 @@ class View:
 
     def same_place(self, other: View) -> bool:
         """Do both name the same elements in the same order?"""
-        mine, theirs = _squeezed(self), _squeezed(other)
-        return self.buffer is other.buffer and self.offset == other.offset and mine == theirs
+        mine, theirs = ((v.offset, v.motions, _squeezed(v)) for v in (self, other))
+        return self.buffer is other.buffer and mine == theirs
 
     def subview(self, start: Shape, shape: Shape, steps: Shape | None = None) -> View:
         """The box at `start` of this shape, taking every `steps`-th element."""
@@ -63,6 +80,16 @@ class View:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    def slices(self, counter: Counter, reverse: bool = False) -> View:
+        """The slice along the first dimension whose number is the counter's, or from the end."""
+        if not self.size:
+            return replace(self, shape=self.shape[1:], strides=self.strides[1:])
+        step = self.strides[0] * self.dtype.nbytes
+        first = self.offset + (step * (self.shape[0] - 1) if reverse else 0)
+        motions = (*self.motions, Motion(counter, -step if reverse else step))
+        shape, strides = self.shape[1:], self.strides[1:]
+        return replace(self, shape=shape, strides=strides, offset=first, motions=motions)
 
 
 def dense_view(buffer: Buffer, type_: TensorType) -> View:

@@ -60,16 +60,22 @@ COMPOSITES = frozenset({"lstm_recurrence", "gru_recurrence"})
 
 _VIEWS = frozenset({"reshape", "transpose", "broadcast_in_dim", "slice", "reverse", "concatenate"})
 _MOVES = _VIEWS | {"constant", "pad", "gather", "dynamic_slice", "dynamic_update_slice"}
+_CONTROL = frozenset({"if", "while", "scan"})  # planned as code around the code of sub-graphs
 _FUSED = frozenset({"reduce", "reduce_window", "convolution", "dot_general", "fusion"})
 
 
 def unsupported(node: Node) -> str | None:
-    """Why no kernel computes this node (asked before fusion); None if one does."""
+    """Why no kernel computes this node (asked before fusion); None if one does.
+
+    The nodes of a sub-graph are asked about one by one.
+    """
     types = (*(v.type for v in node.inputs), *node.types)
     if not all(isinstance(t, TensorType) and t.is_static for t in types):
         return f"{node.op} of {', '.join(map(str, types))} is not of static tensors"
     if node.op in _MOVES:
         return _unmovable(node)
+    if node.op in _CONTROL:
+        return None
     if not (is_elementwise(node.op) or node.op in _FUSED or node.op in OPS):
         return f"no kernel for {node.op}"
     return unsupported_dtype(node)
