@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import tilth
-from tilth.cli.console import ModelPath, Shapes, out, parse_shapes, table
+from tilth.cli.console import ModelPath, Shapes, err, out, parse_shapes, table
+from tilth.tools.simplified import write_simplified
 from tilth.tools.summary import Summary, summarise
 
 
@@ -16,10 +18,21 @@ def inspect(
     model: ModelPath,
     shape: Shapes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    optimise: Annotated[
+        Path | None, typer.Option(metavar="OUT.onnx", help="Write the simplified model as ONNX.")
+    ] = None,
 ) -> None:
-    """Show operators, parameters, FLOPs, inputs and outputs, and what is unsupported."""
+    """Show operators, parameters, FLOPs, inputs and outputs, and what is unsupported.
+
+    The model that --optimise writes has exact shapes, its constants are folded, and what cancels
+    is gone; open dimensions that --shape does not name become 1.
+    """
     loaded = tilth.load(model)
-    summary = summarise(loaded, parse_shapes(loaded.inputs, shape))
+    shapes = parse_shapes(loaded.inputs, shape)
+    if optimise is not None:
+        before, after = write_simplified(loaded, shapes, optimise)
+        err.print(f"{optimise}: {after} nodes, from {before}", style="dim")
+    summary = summarise(loaded, shapes)
     if as_json:
         print(json.dumps(summary.as_json(), indent=2))
     else:
