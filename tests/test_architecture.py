@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -49,18 +51,28 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
 
 
-def imports_of(path: Path) -> set[str]:
-    """The modules of Tilth that a file imports, wherever in the file."""
+def imports_of(path: Path, types: bool = True) -> set[str]:
+    """The modules of Tilth that a file imports, wherever in the file; with `types`, also those
+    that only the type checker imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(ast.parse(path.read_text()), types):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module)
-            if node.module == "tilth":
-                found |= {f"tilth.{alias.name}" for alias in node.names}
+            whole = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {name if name in NAMES else node.module for name in whole}
     return {name for name in found if name.split(".")[0] == "tilth"}
+
+
+def _nodes(tree: ast.AST, types: bool) -> Iterator[ast.AST]:
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if types or not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _nodes(child, types)
+
+
+NAMES = {name_of(path).removesuffix(".__init__"): path for path in MODULES}
 
 
 def is_room(module: str) -> bool:
@@ -72,6 +84,14 @@ def test_arrows_point_down(path: Path):
     own = ROOMS.index(room_of(name_of(path)))
     for module in filter(is_room, imports_of(path)):
         assert ROOMS.index(room_of(module)) >= own, f"{name_of(path)} imports {module}"
+
+
+def test_no_file_imports_itself_through_others():
+    arrows = {name: imports_of(path, types=False) for name, path in NAMES.items()}
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as e:
+        pytest.fail(" imports ".join(reversed(e.args[1])))
 
 
 def test_every_room_has_its_place():
