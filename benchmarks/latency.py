@@ -76,7 +76,7 @@ def measure(path: Path, threads: int, seconds: float) -> Row:
         growth=growth(call, len(times)),
         idle_share=idle_share(call),
     )
-    row.failures.extend(_failures(row))
+    row.failures.extend(failures_of(row))
     return row
 
 
@@ -129,7 +129,7 @@ def resident_bytes() -> int:
     raise OSError("no VmRSS in /proc/self/status")
 
 
-def _failures(row: Row) -> list[str]:
+def failures_of(row: Row) -> list[str]:
     checks = {
         f"p99 is {row.p99 / row.median:.2f} of the median": row.p99 > SPREAD_LIMIT * row.median,
         f"a call takes {row.call_bytes} bytes": row.call_bytes > ALLOWED_CALL_BYTES,

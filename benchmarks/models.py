@@ -110,10 +110,10 @@ def check(result: Result, workers: Sequence[Worker]) -> None:
     ours, standard = workers[:2]
     result.warm, result.facts = ours.timing.first_result, ours.timing.facts
     result.error = relative_error(ours.outputs, standard.outputs)
-    result.failures += _failures(result)
+    result.failures += failures_of(result)
 
 
-def _failures(result: Result) -> Iterator[str]:
+def failures_of(result: Result) -> Iterator[str]:
     facts = result.facts
     if facts and (facts["regions"], facts["host_ops"]) != (1, 0):
         yield f"{facts['regions']} regions and {facts['host_ops']} host operations, not 1 and 0"

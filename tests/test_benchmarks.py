@@ -1,0 +1,117 @@
+"""The benchmarks' own judgement, on the demo's model: what they would catch, and that they run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import tilth
+
+ROOT = Path(__file__).parent.parent
+DIGITS = ROOT / "examples" / "digits"
+
+
+@pytest.fixture
+def latency(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("latency")
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("models")
+
+
+@pytest.fixture
+def call():
+    executable = tilth.load(DIGITS / "digits.onnx").compile(threads=1, shapes={"batch": 1})
+    feeds = {"image": np.zeros((1, 1, 8, 8), np.float32)}
+    return lambda: executable(feeds)
+
+
+def test_a_call_takes_no_memory_but_for_its_outputs(latency: ModuleType, call):
+    assert latency.call_bytes(call) <= latency.ALLOWED_CALL_BYTES
+
+
+def test_a_call_that_takes_memory_is_caught(latency: ModuleType, call):
+    def wasteful():
+        waste = np.ones(1 << 16)
+        return call() if waste.size else {}
+
+    assert latency.call_bytes(wasteful) > 1 << 18
+
+
+def test_memory_that_grows_is_caught(latency: ModuleType, call):
+    kept = []
+    assert latency.growth(lambda: kept.append(np.ones(1 << 16)), 20) > latency.ALLOWED_GROWTH
+
+
+def test_idling_that_costs_is_caught(latency: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    def spin(seconds: float) -> None:
+        end = time.process_time() + seconds / 2
+        while time.process_time() < end:
+            pass
+
+    monkeypatch.setattr(latency.time, "sleep", spin)
+    monkeypatch.setattr(latency, "IDLE_SECONDS", 0.05)
+    assert latency.idle_share(dict) > latency.ALLOWED_IDLE_SHARE
+
+
+def test_each_failed_check_is_told(latency: ModuleType):
+    row = latency.Row("m", 9, 1.0, 1.5, 2.0, call_bytes=10**4, growth=10**6, idle_share=0.5)
+    assert latency.failures_of(row) == [
+        "p99 is 1.50 of the median",
+        "a call takes 10000 bytes",
+        "memory grew by 976 KiB",
+        "idle costs 50.0% of a core",
+    ]
+
+
+def test_a_model_is_right_only_as_one_region_from_the_cache_and_near_the_standard(models):
+    facts = {"regions": 1, "host_ops": 0, "from_cache": 1}
+    assert not list(models.failures_of(models.Result("m", error=1e-6, facts=facts)))
+    assert list(models.failures_of(models.Result("m", error=1e-3, facts=facts)))
+    for other in ({"regions": 2}, {"host_ops": 1}, {"from_cache": 0}):
+        assert list(models.failures_of(models.Result("m", error=0.0, facts=facts | other)))
+
+
+def test_the_ratio_is_to_the_better_rival(models):
+    from tilth.tools.side_by_side import Timing
+
+    timings = {
+        name: Timing(name, calls=[seconds])
+        for name, seconds in (("tilth", 1.0), ("onnxruntime", 2.0), ("openvino", 4.0))
+    }
+    assert models.Result("m", timings=timings).ratio == 0.5
+    assert math.isnan(models.Result("m").ratio)
+
+
+def test_checking_a_folder_of_models_tells_that_they_are_right(tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "digits.onnx").symlink_to(DIGITS / "digits.onnx")
+    command = [sys.executable, ROOT / "benchmarks" / "models.py", tmp_path, "--check"]
+    json_file = tmp_path / "results.json"
+    run = subprocess.run([*command, "--json", json_file], capture_output=True, text=True)
+    assert "digits: right" in run.stdout, run.stdout + run.stderr
+    assert run.returncode == 0
+    (row,) = json.loads(json_file.read_text())["models"]
+    assert row["regions"] == 1
+    assert row["error"] < 1e-4
+
+
+def test_a_broken_model_fails_and_is_told(tmp_path: Path):
+    (tmp_path / "broken.onnx").write_bytes(b"nothing")
+    command = [sys.executable, ROOT / "benchmarks" / "models.py", tmp_path, "--check"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "is not an ONNX model" in run.stdout.replace("\n", "")
