@@ -13,10 +13,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from tilth.interface import bind_shapes, ports_for
-from tilth.ir.errors import InputError
+from tilth.ir.errors import InputError, UnsupportedError
 from tilth.ir.graph import Graph
 from tilth.ir.types import Shape
 from tilth.runtime.cache import Cache, cache_key, default_cache
@@ -27,6 +25,7 @@ from tilth.runtime.stages import Progress, Stages
 from tilth.runtime.target import Device, Options, target
 
 if TYPE_CHECKING:
+    from tilth.onnx.dynamic import DynamicModel
     from tilth.onnx.load import ModelSource, OnnxModel, Port
 
 EXECUTABLES_KEPT = 8
@@ -50,6 +49,7 @@ class Model:
         self.source = source
         self._executables: OrderedDict[tuple[Shape, ...], Executable] = OrderedDict()
         self._latest: Executable | None = None
+        self._dynamic: DynamicModel | None = None
         self._compiled = 0
         self._digest = ""
         self._lock = threading.RLock()
@@ -73,17 +73,43 @@ class Model:
         ends = (", ".join(map(str, ports)) for ports in (self.inputs, self.outputs))
         return f"<tilth.Model {self.name} ({') -> ('.join(ends)})>"
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run on `feeds` (input name to array) on the CPU; output name to array, in model order.
 
-        Compiles when these shapes are new. Raises InputError for wrong feeds.
+        Compiles when these shapes are new. Where the model has them, strings are object arrays,
+        sequences lists, and empty optionals None. Raises InputError for wrong feeds.
         """
         latest = self._latest
         arrays = latest.match(feeds) if latest is not None else None
         if latest is not None and arrays is not None:
             return latest.run(arrays)
+        if self._dynamic is not None:
+            return self._dynamic(feeds)
+        if any(p.container for p in (*self.inputs, *self.outputs)):
+            return self._run_dynamic(feeds)
         arrays = check_feeds(ports_for(self.inputs, feeds), feeds)
-        return self._executable_for(tuple(a.shape for a in arrays)).run(arrays)
+        try:
+            executable = self._executable_for(tuple(a.shape for a in arrays))
+        except UnsupportedError:
+            return self._run_dynamic(feeds)
+        return executable.run(arrays)
+
+    def prepare(
+        self,
+        device: str | Device = "cpu",
+        threads: int = 0,
+        precision: Literal["default", "exact"] = "default",
+    ) -> DynamicModel:
+        """The model for any shapes and kinds of values: what calls need is compiled when they come.
+
+        It is called like the model, and its `report` says what runs where. A model that is no
+        static graph (results whose shape depends on data, strings, sequences) runs in stages:
+        compiled segments, and host operators between them. Raises UnsupportedError (listing
+        everything missing), InputError, DeviceError.
+        """
+        from tilth.onnx.dynamic import DynamicModel
+
+        return DynamicModel(self.source, parse_device(device), _options(threads, precision))
 
     def compile(
         self,
@@ -161,6 +187,13 @@ class Model:
             executable = self._build(device, options, shapes, progress)
             cache.store(key, executable.state())
         return executable
+
+    def _run_dynamic(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Run without a static graph, now and from now on."""
+        with self._lock:
+            if self._dynamic is None:
+                self._dynamic = self.prepare()
+        return self._dynamic(feeds)
 
     def _executable_for(self, shapes: tuple[Shape, ...]) -> Executable:
         """The kept executable of these input shapes; compiles, and drops the oldest, if need be."""

@@ -70,6 +70,8 @@ def take(x: Value, indices: Value, axis: int) -> Value:
     rank = len(x.shape)
     rank_indices = len(indices.shape)
     others = [i for i in range(rank) if i != axis]
+    if x.shape[axis] == 0 and indices.tensor.size == 0:  # no slice to take, and none is wanted
+        return as_shape(x, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     return op.gather(
         x,
         indices,
