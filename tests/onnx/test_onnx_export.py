@@ -233,6 +233,15 @@ def test_a_weight_used_twice_is_stored_once():
     assert [t.name for t in proto.graph.initializer] == ["w"]
 
 
+def test_a_convolution_takes_its_bias_back():
+    text = """g (float[1,1,4,4] x, float[2,1,3,3] w) => (float[1,2,2,2] y) <float[2] b = {1, 2}> {
+        y = Conv(x, w, b)
+    }"""
+    proto = valid(run_shared(import_graph(model(text)), Options(1)).graph)
+    assert [n.op_type for n in proto.graph.node] == ["Conv"]
+    assert [list(t.dims) for t in proto.graph.initializer] == [[2]]
+
+
 def test_an_impossible_opset_is_refused():
     x = x32(2)
     with pytest.raises(UnsupportedError, match="opset 9: models are exported for 21 to"):

@@ -6,7 +6,7 @@ does not have are exported in parts. What has no counterpart is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,17 @@ def _model(graph: Graph, opset: int | None) -> tuple[Any, Mapping[str, np.ndarra
     opsets = [onnx.helper.make_opsetid("", opset)]
     model = onnx.helper.make_model(proto, opset_imports=opsets, producer_name="tilth")
     model.ir_version = onnx.helper.find_min_ir_version_for(opsets)
-    return model, target.weights
+    read = set(_reads(proto))
+    return model, {name: array for name, array in target.weights.items() if name in read}
+
+
+def _reads(graph: Any) -> Iterator[str]:
+    """The names that nodes read, and those in graphs inside them."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _reads(attribute.g)
 
 
 def _name_outputs(exporter: GraphExporter, names: Sequence[str], results: Sequence[str]) -> None:

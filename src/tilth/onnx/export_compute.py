@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tilth.ir.graph import Node
+from tilth.ir.graph import Node, constant_of
 from tilth.ir.ops.checks import dilated, without
 from tilth.ir.ops.numerics import identity
 from tilth.ir.types import DType, bool_, f32, f64, i8, i32, u8
@@ -77,6 +77,21 @@ def _(e: GraphExporter, node: Node, x: str, w: str) -> Names:
     if dtype.is_integer:
         result = e.cast(result, dtype)
     return e.transpose(result, (0, *range(2, rank), 1)) if last else result
+
+
+@exports("add")
+def _(e: GraphExporter, node: Node, x: str, y: str) -> Names:
+    """An Add; on the result of a convolution, a constant per channel is its bias."""
+    for value, other in (node.inputs, reversed(node.inputs)):
+        bias = constant_of(other)
+        if value.op == "convolution" and bias is not None:
+            channels = value.shape[1]
+            aligned = (1,) * (len(value.shape) - 2)
+            if bias.size == channels and bias.shape[-len(aligned) - 1 :] == (channels, *aligned):
+                name = e.add_operand("Conv", value, e.constant(bias.reshape(-1)))
+                if name is not None:
+                    return name
+    return e.op("Add", x, y)
 
 
 # Reductions

@@ -10,6 +10,7 @@ parts if it is a composite. Shapes are exact, so every extent is a constant::
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,8 @@ class GraphExporter:
         self.names = dict(known)
         self.nodes: list[Any] = []
         self.infos: list[Any] = []
+        self._makers: dict[str, Any] = {}
+        self._read_once: set[Value] = set()
         self._origin: Node | None = None
 
     # For rules
@@ -97,6 +100,7 @@ class GraphExporter:
         if self._origin is not None and self._origin.source:
             node.metadata_props.add(key=_STACK_TRACE, value=_trace(self._origin.source))
         self.nodes.append(node)
+        self._makers.update(dict.fromkeys(outputs, node))
         return outputs[0] if results == 1 else tuple(outputs)
 
     def constant(self, array: Any, dtype: DType | None = None) -> str:
@@ -123,6 +127,17 @@ class GraphExporter:
             return x
         return self.op("Transpose", x, perm=list(permutation))
 
+    def add_operand(self, op_type: str, value: Value, operand: str) -> str | None:
+        """Give the node that makes `value` one more operand, if nothing else reads that value.
+
+        Gives the value's name; None when it is read elsewhere or made by another operator.
+        """
+        node = self._makers.get(self.names[value])
+        if node is None or node.op_type != op_type or value not in self._read_once:
+            return None
+        node.input.append(operand)
+        return self.names[value]
+
     def slice(
         self, x: str, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int] = ()
     ) -> str:
@@ -133,13 +148,15 @@ class GraphExporter:
 
     def inline(self, graph: Graph, inputs: Sequence[str]) -> tuple[str, ...]:
         """Emit the nodes of a graph over these names; gives its outputs."""
-        outer = self.names
+        outer, outer_once = self.names, self._read_once
+        reads = Counter([*(v for node in graph.nodes for v in node.inputs), *graph.outputs])
+        self._read_once = {v for v, count in reads.items() if count == 1} - {*graph.outputs}
         self.names = {**outer, **dict(zip(graph.inputs, inputs, strict=True))}
         origin = self._origin
         for node in graph.nodes:
             self.node(node)
         outputs = tuple(self.name_of(v) for v in graph.outputs)
-        self.names, self._origin = outer, origin
+        self.names, self._read_once, self._origin = outer, outer_once, origin
         return outputs
 
     # For the exporter

@@ -33,7 +33,6 @@ _SAME = {
     "atanh": "Atanh",
     "erf": "Erf",
     "logistic": "Sigmoid",
-    "add": "Add",
     "subtract": "Sub",
     "multiply": "Mul",
     "divide": "Div",
