@@ -11,7 +11,7 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format check-models bench latency readme clean
+.PHONY: help demo test format check-models bench latency ecosystem readme clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +39,9 @@ bench: $(VENV)/.bench ## MODELS=folder: time models and operators next to the ri
 latency: $(VENV)/.demo ## MODELS=folder: are calls even, without allocation, and idle threads idle?
 	$(BIN)/python benchmarks/latency.py $(MODELS)/*.onnx --json benchmarks/results/latency.json
 
+ecosystem: $(VENV)/.ecosystem ## install scikit-learn, boosters, sentence-transformers ...; run on Tilth
+	$(BIN)/pytest tests/ecosystem
+
 readme: $(VENV)/.demo ## write the demo's output and the speed table into README
 	$(BIN)/python benchmarks/readme.py
 
@@ -64,6 +67,11 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.made
 $(VENV)/.bench: pyproject.toml $(VENV)/.made
 	@echo "installing tilth and its rivals"
 	@$(PIP) -e '.[bench]'
+	@touch $@
+
+$(VENV)/.ecosystem: pyproject.toml $(VENV)/.made
+	@echo "installing tilth and programs that run on it"
+	@$(PIP) -e '.[ecosystem]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.made

@@ -72,6 +72,8 @@ def unsupported(node: Node) -> str | None:
     types = (*(v.type for v in node.inputs), *node.types)
     if not all(isinstance(t, TensorType) and t.is_static for t in types):
         return f"{node.op} of {', '.join(map(str, types))} is not of static tensors"
+    if any(t.dtype.kind == "string" for t in types):  # type: ignore[union-attr]
+        return "strings are objects of the host, never touched by compiled code"
     if node.op in _MOVES:
         return _unmovable(node)
     if node.op in _CONTROL:
