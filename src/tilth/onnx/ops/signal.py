@@ -1,4 +1,6 @@
-"""Fourier transforms, as products with constant matrices of roots of unity."""
+"""Fourier transforms: of short real signals as products with matrices of roots of unity, which
+suits matrix units best, and fast ones of all others. Also windows of frames, and determinants.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from tilth.ir.ops.table import op
 from tilth.onnx.build import (
     concatenate,
     expand_dims,
+    full,
     ints,
     normal_axis,
     pad_axes,
@@ -18,7 +21,10 @@ from tilth.onnx.build import (
     slice_axis,
 )
 from tilth.onnx.context import NodeContext
+from tilth.onnx.fft import fft
 from tilth.onnx.registry import onnx_op
+
+_LONGEST_TABLE = 512  # real signals up to this length
 
 
 def _parts(x: Value) -> list[Value]:
@@ -37,6 +43,8 @@ def _transform(parts: list[Value], axis: int, length: int, bins: int, inverse: b
     fit = [(0, 0)] * len(parts[0].shape)
     fit[axis] = (0, length - size)
     parts = [pad_axes(p, fit) for p in parts]
+    if len(parts) == 2 or length > _LONGEST_TABLE:
+        return _fast(parts, axis, bins, inverse)
     sign = 1 if inverse else -1
     require_table(bins, length)
     angles = sign * 2 * np.pi * (np.outer(np.arange(bins), np.arange(length)) % length) / length
@@ -50,6 +58,21 @@ def _transform(parts: list[Value], axis: int, length: int, bins: int, inverse: b
     if len(parts) == 1:
         return [real[0], turned[0]]
     return [op.subtract(real[0], turned[1]), op.add(turned[0], real[1])]
+
+
+def _fast(parts: list[Value], axis: int, bins: int, inverse: bool) -> list[Value]:
+    """The same by a fast transform, along the last axis."""
+    length = parts[0].shape[axis]
+    if len(parts) == 1:
+        parts = [parts[0], full(0, parts[0].shape, parts[0].tensor.dtype)]
+    order = [i for i in range(len(parts[0].shape)) if i != axis]
+    real, imaginary = (permuted(p, [*order, axis]) for p in parts)
+    result = [slice_axis(v, len(order), 0, bins) for v in fft((real, imaginary), inverse)]
+    if inverse:
+        result = [op.multiply(v, scalar(1 / length, v)) for v in result]
+    back = list(range(len(order)))
+    back.insert(axis, len(order))
+    return [permuted(v, back) for v in result]
 
 
 def _along(x: Value, axis: int, matrix: Value) -> Value:
