@@ -174,7 +174,7 @@ def _port(info: Any) -> Port:
     shape = None
     if tensor.HasField("shape"):
         shape = tuple(_dim(d, name, axis) for axis, d in enumerate(tensor.shape.dim))
-        tensor_dims([d for d in shape if isinstance(d, int)], f"'{name}'")
+        tensor_dims([d if isinstance(d, int) else 1 for d in shape], f"'{name}'")
     return Port(name, dtype, shape, " of ".join(containers))
 
 
