@@ -207,6 +207,14 @@ class Emitter:
         self.b.position_at_end(done)
 
 
+def forbid_contraction(module: ll.Module) -> None:
+    """Let no product and sum become one instruction that rounds once, where kernels allow it."""
+    for function in module.functions:
+        for block in function.blocks:
+            for instruction in block.instructions:
+                instruction.flags = [f for f in instruction.flags if f != "contract"]
+
+
 def mangle(type_: ll.Type) -> str:
     """The suffix LLVM gives an overloaded intrinsic for this type."""
     if isinstance(type_, ll.VectorType):

@@ -7,6 +7,7 @@ from typing import Any
 
 from tilth.cpu import kernels
 from tilth.cpu.bandwidth import measure_bandwidth
+from tilth.cpu.emit import forbid_contraction
 from tilth.cpu.isa import Isa, host_isa
 from tilth.cpu.jit import compile_object
 from tilth.cpu.memory import assign
@@ -55,6 +56,8 @@ class CpuTarget:
         own = memory.weight_bytes + sum(v.tensor.nbytes for v in region.inputs)
         require_memory("the arena of intermediate results", memory.arena_bytes, memory_limit(own))
         module = emit_program(steps, memory, len(region.inputs), self.isa, threads)
+        if exact:
+            forbid_contraction(module)
         return CpuRegion(
             code=compile_object(module, self.isa),
             weights=memory.pack_weights(),

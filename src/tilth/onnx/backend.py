@@ -22,7 +22,7 @@ class Prepared:
     """A model that is ready to be run, as `onnx.backend.base.BackendRep` is."""
 
     def __init__(self, model: ModelSource, device: str = "cpu") -> None:
-        self._model = DynamicModel(model, parse_device(device), Options(usable_cores()))
+        self._model = DynamicModel(model, parse_device(device), Options(usable_cores(), "exact"))
 
     @property
     def report(self) -> Report:
