@@ -7,7 +7,7 @@ import string
 from tilth.ir.graph import Value
 from tilth.ir.ops.helpers import as_dtype, as_shape, permuted
 from tilth.ir.ops.table import op
-from tilth.ir.types import i32, i64
+from tilth.ir.types import f32, i32, i64
 from tilth.onnx.build import flatten, iota, matmul, scalar
 from tilth.onnx.context import NodeContext
 from tilth.onnx.registry import onnx_op
@@ -15,7 +15,26 @@ from tilth.onnx.registry import onnx_op
 
 @onnx_op("MatMul")
 def matmul_(cx: NodeContext, a: Value, b: Value) -> Value:
-    return matmul(a, b)
+    """Of small floats, a softmax on the left (attention) is taken before it is rounded."""
+    dtype = a.tensor.dtype
+    weights = _unrounded(a) if dtype.is_float and dtype.bits == 16 else None
+    if weights is None:
+        return matmul(a, b)
+    return as_dtype(matmul(weights, as_dtype(b, f32)), dtype)
+
+
+def _unrounded(x: Value) -> Value | None:
+    """A softmax, perhaps with rows replaced, in f32; None for anything else."""
+    if x.op == "softmax":
+        return op.softmax(as_dtype(x.node.inputs[0], f32), axis=x.node.attrs["axis"])
+    if x.op == "convert":
+        (wide,) = x.node.inputs
+        return wide if wide.op == "softmax" and wide.tensor.dtype == f32 else None
+    if x.op != "select":
+        return None
+    chosen, left, right = x.node.inputs
+    parts = [as_dtype(v, f32) if v.op == "constant" else _unrounded(v) for v in (left, right)]
+    return None if None in parts else op.select(chosen, *parts)
 
 
 @onnx_op("Gemm")
