@@ -1,7 +1,8 @@
 """Reading and writing elements of strided operands, a vector at a time.
 
 An element has two faces: its bytes in memory and its value in a register. They differ for bool (a
-byte, an i1) and for f16 and bf16, which are computed in f32 and rounded when they are stored.
+byte, an i1), for floats below 32 bits, which are computed in f32 and rounded when they are stored,
+and for integers below eight bits, which are sign- or zero-extended to a byte.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 
 import llvmlite.ir as ll
 
+from tilth.cpu import minifloat
 from tilth.cpu.emit import F32, I1, I8, I32, I64, Emitter, Val, element, llvm_type, vector, width
 from tilth.cpu.kernel import Operand
 from tilth.ir.errors import CompileError
@@ -21,8 +23,10 @@ HALF = ll.HalfType()
 
 def memory_type(dtype: DType, n: int = 1) -> ll.Type:
     """The type of `n` elements as they lie in memory. Raises CompileError if there is none."""
-    if dtype.name in ("bool", "bf16"):
-        return vector(I8 if dtype.name == "bool" else I16, n)
+    if dtype.name == "bool" or is_packed_integer(dtype) or dtype.name in minifloat.NAMES:
+        return vector(I8, n)
+    if dtype.name == "bf16":
+        return vector(I16, n)
     try:
         return vector(llvm_type(dtype), n)
     except NotImplementedError as e:
@@ -33,7 +37,17 @@ def register_type(dtype: DType, n: int = 1) -> ll.Type:
     """The type of `n` elements as they are computed with. Raises CompileError if there is none."""
     if dtype.name == "bool":
         return vector(I1, n)
-    return vector(F32, n) if dtype.name in ("f16", "bf16") else memory_type(dtype, n)
+    return vector(F32, n) if is_small_float(dtype) else memory_type(dtype, n)
+
+
+def is_small_float(dtype: DType) -> bool:
+    """Is it computed in f32, though it has fewer bits?"""
+    return dtype.is_float and dtype.bits < 32
+
+
+def is_packed_integer(dtype: DType) -> bool:
+    """Does it leave bits of its byte unused?"""
+    return dtype.is_integer and dtype.bits < 8
 
 
 def broadcast_strides(operand: Operand, shape: Shape) -> Shape:
@@ -92,15 +106,31 @@ def to_register(e: Emitter, bits: Val, dtype: DType) -> Val:
         wide = vector(I32, width(bits.type))
         shifted = e.b.shl(e.b.zext(bits, wide), e.const(wide, 16))
         return e.b.bitcast(shifted, vector(F32, width(bits.type)))
-    return bits
+    if dtype.name in minifloat.NAMES:
+        return minifloat.decode(e, bits, dtype)
+    return wrapped(e, bits, dtype)
+
+
+def wrapped(e: Emitter, value: Val, dtype: DType) -> Val:
+    """An integer of less than eight bits modulo its range; anything else as it is."""
+    if not is_packed_integer(dtype):
+        return value
+    if dtype.kind == "uint":
+        return e.b.and_(value, e.const(value.type, (1 << dtype.bits) - 1))
+    unused = e.const(value.type, 8 - dtype.bits)
+    return e.b.ashr(e.b.shl(value, unused), unused)
 
 
 def to_memory(e: Emitter, value: Val, dtype: DType) -> Val:
-    """The bytes of a register value; f16 and bf16 round to nearest even."""
+    """The bytes of a register value; small floats round to nearest even."""
     if dtype.name == "bool":
         return e.b.zext(value, vector(I8, width(value.type)))
     if dtype.name == "f16":
         return e.b.fptrunc(value, vector(HALF, width(value.type)))
+    if dtype.name in minifloat.NAMES:
+        return minifloat.encode(e, value, dtype)
+    if is_packed_integer(dtype):
+        return e.b.and_(value, e.const(value.type, (1 << dtype.bits) - 1))
     return _bf16_bits(e, value) if dtype.name == "bf16" else value
 
 

@@ -1,7 +1,7 @@
 """Elementwise operations of a fusion body, evaluated at one vector position.
 
 A kernel loads (or accumulates) the leaves it has at hand, calls `evaluate`, and stores the results.
-f16 and bf16 are computed in f32 and rounded where they are stored or explicitly converted; integer
+Small floats are computed in f32 and rounded where they are stored or explicitly converted; integer
 division never traps and no conversion is undefined. Source of the meaning: the StableHLO spec.
 """
 
@@ -13,7 +13,15 @@ import llvmlite.ir as ll
 import numpy as np
 
 from tilth.cpu import vmath
-from tilth.cpu.access import memory_type, register_type, to_memory, to_register
+from tilth.cpu.access import (
+    is_packed_integer,
+    is_small_float,
+    memory_type,
+    register_type,
+    to_memory,
+    to_register,
+    wrapped,
+)
 from tilth.cpu.emit import F32, F64, I32, Emitter, Val, element, vector, width
 from tilth.ir.errors import CompileError
 from tilth.ir.graph import Node, Value, constant_of
@@ -100,7 +108,7 @@ def convert(e: Emitter, x: Val, source: DType, target: DType) -> Val:
         signed = source.kind == "int"
         return _round_to(e, (e.b.sitofp if signed else e.b.uitofp)(x, type_), target)
     if element(type_).width <= element(x.type).width:
-        return e.b.trunc(x, type_) if element(type_) != element(x.type) else x
+        return wrapped(e, e.b.trunc(x, type_) if type_ != x.type else x, target)
     return (e.b.sext if source.kind == "int" else e.b.zext)(x, type_)
 
 
@@ -115,7 +123,7 @@ def _apply(e: Emitter, node: Node, args: list[Val], n: int) -> Val:
         return args[0]
     if node.op not in _RULES:
         raise CompileError(f"{node!r} is not elementwise and cannot stand here in a fusion")
-    return _RULES[node.op](e, node, *args)
+    return wrapped(e, _RULES[node.op](e, node, *args), node.outputs[0].tensor.dtype)
 
 
 # -- floats and integers -------------------------------------------------------------------------
@@ -126,8 +134,8 @@ def _resize_float(e: Emitter, x: Val, type_: ll.Type) -> Val:
 
 
 def _round_to(e: Emitter, x: Val, dtype: DType) -> Val:
-    """Drop the precision an f16 or bf16 does not have."""
-    if dtype.name not in ("f16", "bf16"):
+    """Drop the precision that a small float does not have."""
+    if not is_small_float(dtype):
         return x
     return to_register(e, to_memory(e, x, dtype), dtype)
 
@@ -256,8 +264,13 @@ def _shift(e: Emitter, dtype: DType, x: Val, y: Val, name: str) -> Val:
     if name == "ashr":
         return e.b.ashr(x, e.b.select(fits, y, e.const(y.type, dtype.bits - 1)))
     amount = e.b.select(fits, y, e.const(y.type, 0))
-    shifted = e.b.shl(x, amount) if name == "shl" else e.b.lshr(x, amount)
+    shifted = e.b.shl(x, amount) if name == "shl" else e.b.lshr(_pattern(e, dtype, x), amount)
     return e.b.select(fits, shifted, e.const(x.type, 0))
+
+
+def _pattern(e: Emitter, dtype: DType, x: Val) -> Val:
+    """The bits that an integer has, without its sign extension."""
+    return to_memory(e, x, dtype) if is_packed_integer(dtype) else x
 
 
 _BINARY: dict[str, Rule] = {
@@ -337,7 +350,7 @@ _UNARY: dict[str, Rule] = {
     "is_finite": _is_finite,
     "is_inf": _is_inf,
     "is_nan": lambda e, dtype, x: _is_nan(e, x),
-    "popcnt": _intrinsic("ctpop"),
+    "popcnt": lambda e, dtype, x: e.intrinsic("ctpop", _pattern(e, dtype, x)),
     **{op: _function(op) for op in vmath.UNARY},
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import llvmlite.ir as ll
 
-from tilth.cpu.access import address, load, store
+from tilth.cpu.access import address, is_small_float, load, store
 from tilth.cpu.emit import Emitter, Val
 from tilth.cpu.expression import evaluate
 from tilth.cpu.isa import Isa
@@ -252,6 +252,6 @@ def _in_registers(isa: Isa, space: Space, n_rows: int) -> bool:
 
 
 def _scratch_dtype(value: Value) -> DType:
-    """f16 and bf16 are kept unrounded."""
+    """Small floats are kept unrounded."""
     dtype = value.tensor.dtype
-    return types.f32 if dtype.name in ("f16", "bf16") else dtype
+    return types.f32 if is_small_float(dtype) else dtype
