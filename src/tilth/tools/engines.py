@@ -85,7 +85,8 @@ def openvino(job: Job) -> Loaded:
     }
     compiled = openvino.Core().compile_model(job.path, "CPU", settings)
     request = compiled.create_infer_request()
-    inputs = [job.feeds[port.any_name] for port in compiled.inputs]
+    # a port may carry several names, of which one is the model's
+    inputs = [job.feeds[next(n for n in job.feeds if n in port.names)] for port in compiled.inputs]
 
     def run() -> list[np.ndarray]:
         results = request.infer(inputs, share_inputs=True, share_outputs=True)
