@@ -29,7 +29,8 @@ def _unrounded(x: Value) -> Value | None:
         return op.softmax(as_dtype(x.node.inputs[0], f32), axis=x.node.attrs["axis"])
     if x.op == "convert":
         (wide,) = x.node.inputs
-        return wide if wide.op == "softmax" and wide.tensor.dtype == f32 else None
+        known = wide.op in ("softmax", "constant") and wide.tensor.dtype == f32
+        return wide if known else None
     if x.op != "select":
         return None
     chosen, left, right = x.node.inputs
