@@ -11,7 +11,7 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format check-models bench latency ecosystem readme clean
+.PHONY: help demo test format check-models bench latency conformance ecosystem readme clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ bench: $(VENV)/.bench ## MODELS=folder: time models and operators next to the ri
 
 latency: $(VENV)/.demo ## MODELS=folder: are calls even, without allocation, and idle threads idle?
 	$(BIN)/python benchmarks/latency.py $(MODELS)/*.onnx --json benchmarks/results/latency.json
+
+conformance: $(VENV)/.test ## run the official ONNX backend tests and write docs/onnx.md
+	$(BIN)/python benchmarks/conformance.py --write
 
 ecosystem: $(VENV)/.ecosystem ## install scikit-learn, boosters, sentence-transformers ...; run on Tilth
 	$(BIN)/pytest tests/ecosystem
