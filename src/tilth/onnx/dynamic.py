@@ -48,7 +48,8 @@ class DynamicModel:
     @property
     def report(self) -> Report:
         """What the latest call ran; for a model in stages, all that calls ran so far."""
-        return self._staged.report if self._in_stages else self._kept[-1][1].report
+        in_one = not self._in_stages and self._kept
+        return self._kept[-1][1].report if in_one else self._staged.report
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run on `feeds` (input name to value); output name to value, in the model's order.
