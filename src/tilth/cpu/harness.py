@@ -42,7 +42,7 @@ class CompiledKernel:
         kernel.emit(module, isa, "kernel")
         self.kernel = kernel
         self._code = LoadedObject(compile_object(module, isa), ("kernel",))
-        self._packed = {i: aligned(a) for i, a in kernel.packed.items()}
+        self._packed = {i: aligned(p.make()) for i, p in kernel.packed.items()}
         self._scratch = aligned(np.zeros(max(64, kernel.scratch), np.uint8))
 
     def __call__(

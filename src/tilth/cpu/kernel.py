@@ -59,6 +59,19 @@ def dense(type_: TensorType, constant: np.ndarray | None = None) -> Operand:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """A constant laid out for a kernel: `make()` gives the array of `nbytes`.
+
+    It is made when it is written into the block of all weights, so that no second copy of a model's
+    weights ever exists. `source` is the constant it is made from.
+    """
+
+    nbytes: int
+    source: np.ndarray = field(repr=False)
+    make: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """A piece of native code and what the program around it must know.
 
@@ -79,4 +92,4 @@ class Kernel:
     steps: int = 1
     scratch: int = 0
     algorithm: str = ""
-    packed: Mapping[int, np.ndarray] = field(default_factory=dict)
+    packed: Mapping[int, Packed] = field(default_factory=dict)

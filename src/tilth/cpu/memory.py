@@ -15,6 +15,7 @@ import numpy as np
 
 from tilth.cpu.steps import Item, Step, Timeline, touched
 from tilth.cpu.view import Buffer, View
+from tilth.runtime.mapped import release
 
 ALIGNMENT = 64
 
@@ -45,13 +46,16 @@ class Memory:
     weight_bytes: int = 0
 
     def pack_weights(self) -> np.ndarray:
-        """All constants in one 64-byte-aligned block of bytes."""
+        """All constants in one 64-byte-aligned block of bytes, laid out for their kernels."""
         block = aligned_bytes(self.weight_bytes)
         for buffer in self.weights:
-            assert buffer.constant is not None
+            packed = buffer.packed
+            array = buffer.constant if packed is None else packed.make()
+            assert array is not None and array.nbytes == buffer.nbytes
             start = self.offsets[buffer]
-            raw = np.ascontiguousarray(buffer.constant).reshape(-1).view(np.uint8)
+            raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             block[start : start + buffer.nbytes] = raw
+            release(array if packed is None else packed.source)
         return block
 
 
@@ -75,7 +79,7 @@ def assign(items: Sequence[Item]) -> Memory:
                 life = lives.setdefault(buffer, _Life(i, i))
                 life.last = i
             elif buffer.kind == "weights":
-                same[buffer] = weights.setdefault(id(buffer.constant), buffer)
+                same[buffer] = weights.setdefault(id(buffer.packed or buffer.constant), buffer)
     for life in lives.values():
         life.cover(timeline.repeated)
     offsets: dict[Buffer, int] = {}

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from tilth.cpu import control, kernels
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Packed
 from tilth.cpu.kernels import winograd
 from tilth.cpu.steps import Item, Step
 from tilth.cpu.view import Buffer, View, behind, dense_view, through
-from tilth.ir.graph import Graph, Node, Value, make_constant, make_input
-from tilth.ir.types import Shape
+from tilth.ir.graph import Graph, Node, Value, make_input
+from tilth.ir.types import Shape, TensorType, u8
 
 VIEW_OPS = frozenset({"reshape", "transpose", "slice", "reverse", "broadcast_in_dim"})
 
@@ -194,11 +192,10 @@ class Planner:
         return dense_view(Buffer("arena", value.tensor.nbytes), value.tensor)
 
 
-def _packed(array: np.ndarray) -> View:
+def _packed(packed: Packed) -> View:
     """Weights laid out by a kernel: only their address matters from here on."""
-    constant = make_constant(array)
-    buffer = Buffer("weights", constant.tensor.nbytes, constant=constant.node.attrs["value"])
-    return dense_view(buffer, constant.tensor)
+    buffer = Buffer("weights", packed.nbytes, packed=packed)
+    return dense_view(buffer, TensorType(u8, (packed.nbytes,)))
 
 
 def _concat_parts(node: Node, home: View) -> list[View]:

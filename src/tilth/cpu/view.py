@@ -13,19 +13,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tilth.cpu.kernel import Operand, row_major
+from tilth.cpu.kernel import Operand, Packed, row_major
 from tilth.ir.graph import Node
 from tilth.ir.types import DType, Shape, TensorType
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
-    """A piece of memory. `kind` is arena, weights, input or output; `index` counts the last two."""
+    """A piece of memory. `kind` is arena, weights, input or output; `index` counts the last two.
+
+    Weights are a `constant` as it is, or `packed` for a kernel.
+    """
 
     kind: str
     nbytes: int
     index: int = 0
     constant: np.ndarray | None = None
+    packed: Packed | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,14 +13,16 @@ import numpy as np
 from tilth.onnx.load import OnnxModel
 from tilth.onnx.tensors import tensor_array
 from tilth.runtime.digest import combined, digest
+from tilth.runtime.mapped import release
 
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 
 
 def model_digest(model: OnnxModel) -> str:
     """Equal for models that say the same, wherever their files lie. Raises ModelError."""
-    external = (_data(model, tensor) for tensor in _external_tensors(model.proto.graph))
-    return combined([*_field_digests(model.proto), *map(digest, external)])
+    tensors = _external_tensors(model.proto.graph)
+    external = (_tensor_digest(model, tensor) for tensor in tensors)
+    return combined([*_field_digests(model.proto), *external])
 
 
 def _field_digests(message: Any) -> Iterator[str]:
@@ -41,9 +43,11 @@ def _item_digest(item: Any) -> str:
     return digest(repr(item).encode())
 
 
-def _data(model: OnnxModel, tensor: Any) -> memoryview:
+def _tensor_digest(model: OnnxModel, tensor: Any) -> str:
     array = tensor_array(tensor, model.files, f"initialiser '{tensor.name}'")
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    found = digest(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    release(array)
+    return found
 
 
 def _external_tensors(graph: Any) -> Iterator[Any]:

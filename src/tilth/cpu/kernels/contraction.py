@@ -14,7 +14,7 @@ from tilth.cpu.kernels import contraction_emit, contraction_plan
 from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_plan import Plan, Shape
-from tilth.cpu.kernels.packing import pack_panels
+from tilth.cpu.kernels.packing import packed_panels
 from tilth.cpu.kernels.space import body_key, kernel_emitter, require_dtypes, touched_bytes
 from tilth.ir.cost import graph_flops
 from tilth.ir.graph import Graph
@@ -46,7 +46,7 @@ def lower(
         moving = [loop for loop in shape.outer if loop.strides[RHS]]
         depth = (*shape.taps, shape.inner)
         width = plan.tiling.panels.width
-        packed[form.rhs] = pack_panels(
+        packed[form.rhs] = packed_panels(
             operands[form.rhs], moving, depth, shape.columns, shape.lanes, width
         )
 

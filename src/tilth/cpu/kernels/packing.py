@@ -7,6 +7,7 @@ a pitch that spreads them over the sets of the cache.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import llvmlite.ir as ll
@@ -14,7 +15,7 @@ import numpy as np
 
 from tilth.cpu.access import load, memory_type, store, to_memory
 from tilth.cpu.emit import I32, I64, Emitter, Val
-from tilth.cpu.kernel import Operand
+from tilth.cpu.kernel import Operand, Packed
 from tilth.cpu.kernels.contraction_form import RHS, Loop
 from tilth.ir.types import DType
 
@@ -49,6 +50,25 @@ def pack_panels(
         for start in range(0, vectors, width)
     ]
     return np.concatenate(panels, axis=1)
+
+
+def packed_panels(
+    operand: Operand,
+    outer: Sequence[Loop],
+    depth: Sequence[Loop],
+    columns: Loop,
+    lanes: int,
+    width: int,
+) -> Packed:
+    """`pack_panels`, to be done later."""
+    assert operand.constant is not None
+    vectors = -(-columns.size // lanes)
+    elements = math.prod(loop.size for loop in (*outer, *depth)) * vectors * lanes
+    return Packed(
+        elements * operand.constant.itemsize,
+        operand.constant,
+        lambda: pack_panels(operand, outer, depth, columns, lanes, width),
+    )
 
 
 def _with_operand_strides(operand: Operand) -> np.ndarray:

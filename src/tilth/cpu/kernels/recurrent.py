@@ -7,6 +7,7 @@ previous step is read from the sequence of results, so threads share nothing els
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from tilth.cpu import vmath
 from tilth.cpu.access import address, load, register_type, store
 from tilth.cpu.emit import I8, Emitter, Val
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Packed
 from tilth.cpu.kernels.space import kernel_emitter, require_dtypes, touched_bytes
 from tilth.ir.graph import Node
 from tilth.ir.types import DType, Shape, f32, f64
@@ -62,14 +63,20 @@ class _Layer:
     def flops(self) -> int:
         return 2 * self.steps * self.batch * self.gates * self.hidden * self.hidden
 
-    def packed(self) -> np.ndarray | None:
+    def packed(self) -> Packed | None:
         """The weights as [block][k][gate][lane], zero beyond the last unit; None if unknown."""
-        if self.r.constant is None:
+        constant = self.r.constant
+        if constant is None:
             return None
-        weights = np.zeros((self.gates, self.blocks * self.lanes, self.hidden), self.compute.numpy)
-        weights[:, : self.hidden] = self.r.constant.reshape(self.gates, self.hidden, self.hidden)
-        blocked = weights.reshape(self.gates, self.blocks, self.lanes, self.hidden)
-        return np.ascontiguousarray(blocked.transpose(1, 3, 0, 2))
+        dtype = self.compute.numpy
+        shape = (self.gates, self.blocks, self.lanes, self.hidden)
+
+        def make() -> np.ndarray:
+            weights = np.zeros((self.gates, self.blocks * self.lanes, self.hidden), dtype)
+            weights[:, : self.hidden] = constant.reshape(self.gates, self.hidden, self.hidden)
+            return np.ascontiguousarray(weights.reshape(shape).transpose(1, 3, 0, 2))
+
+        return Packed(math.prod(shape) * dtype.itemsize, constant, make)
 
 
 def lower_lstm(

@@ -18,7 +18,7 @@ import llvmlite.ir as ll
 import numpy as np
 
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Packed
 from tilth.cpu.kernels import winograd_emit, winograd_plan
 from tilth.cpu.kernels.contraction_form import Contraction, as_written
 from tilth.cpu.kernels.contraction_plan import Shape
@@ -52,7 +52,8 @@ def lower(
     shape = Shape(replace(form, m=form.m[:3]), isa.lanes)
     plan = plan or winograd_plan.choose(problem, isa, threads)
     weights = operands[form.rhs]
-    assert weights.constant is not None
+    constant = weights.constant
+    assert constant is not None
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         return winograd_emit.emit(module, isa, name, shape, plan, operands, results[0])
@@ -66,7 +67,7 @@ def lower(
         bytes=plan.weights + touched_bytes(v for v in (*operands, *results) if v is not weights),
         scratch=plan.scratch,
         algorithm=plan.describe(),
-        packed={form.rhs: pack(weights.constant, plan)},
+        packed={form.rhs: Packed(plan.weights, constant, lambda: pack(constant, plan))},
     )
 
 
