@@ -17,6 +17,7 @@ from tilth.cpu.kernels import (
     elementwise,
     gather,
     movement,
+    random,
     recurrent,
     reduce,
     row,
@@ -51,6 +52,7 @@ OPS: dict[str, Lower] = {
     "cumulative": cumulative.lower,
     "sort": sort.lower_sort,
     "top_k": sort.lower_top_k,
+    "rng_bits": random.lower,
     "lstm_recurrence": recurrent.lower_lstm,
     "gru_recurrence": recurrent.lower_gru,
 }
