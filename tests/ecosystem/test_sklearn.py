@@ -436,6 +436,50 @@ def test_dictionaries_are_vectorized():
         assert_same(sess.run(None, {"X": row})[0], vectorizer.transform([row]))
 
 
+TEXTS = ["the cat sat", "The dog sat, and sat.", "a cat and a dog", "birds", "nothing known"]
+
+
+@pytest.mark.parametrize(
+    "vectorizer",
+    [
+        feature_extraction.text.CountVectorizer(),
+        feature_extraction.text.CountVectorizer(ngram_range=(1, 2), lowercase=False),
+        feature_extraction.text.CountVectorizer(stop_words=["the"]),
+        feature_extraction.text.CountVectorizer(analyzer="char", ngram_range=(2, 3)),
+        feature_extraction.text.TfidfVectorizer(),
+        feature_extraction.text.TfidfVectorizer(norm="l1", ngram_range=(1, 2)),
+    ],
+    ids=repr,
+)
+def test_texts_are_vectorized(vectorizer):
+    from skl2onnx.common.data_types import StringTensorType
+
+    model = clone(vectorizer).fit(TEXTS[:4])
+    # skl2onnx asks for the expression that finds words: its default separators cut otherwise.
+    options = {} if model.analyzer == "char" else {id(model): {"tokenexp": "[a-zA-Z0-9_]{2,}"}}
+    kind = [("X", StringTensorType([None, 1]))]
+    onx = to_onnx(model, initial_types=kind, options=options, target_opset=OPSETS)
+    sess = rt.InferenceSession(onx.SerializeToString())
+    for texts in (TEXTS, TEXTS[:2]):
+        (got,) = sess.run(None, {"X": np.array(texts).reshape(-1, 1)})
+        assert_same(got, model.transform(texts).toarray())
+
+
+def test_texts_are_classified():
+    """The newsgroups tutorial in small: words counted and weighed, then a linear model."""
+    from skl2onnx.common.data_types import StringTensorType
+
+    texts = np.array([f"{a} {b}" for a in ("good", "bad") for b in ("day", "cat", "dog", "food")])
+    words = feature_extraction.text.TfidfVectorizer()
+    model = pipeline.make_pipeline(words, LOGISTIC).fit(texts, ["+"] * 4 + ["-"] * 4)
+    kind = [("X", StringTensorType([None, 1]))]
+    options = {id(model[0]): {"tokenexp": "[a-zA-Z0-9_]{2,}"}}
+    onx = to_onnx(model, initial_types=kind, options=options, target_opset=OPSETS)
+    label, rows = rt.InferenceSession(onx.SerializeToString()).run(None, {"X": texts[:, None]})
+    assert_same(label, model.predict(texts))
+    assert_same([list(row.values()) for row in rows], model.predict_proba(texts))
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
 def test_other_element_types(dtype):
     data = numbers()

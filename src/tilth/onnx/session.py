@@ -19,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from tilth.compiler.pipeline import run_shared
 from tilth.interface import bind_shapes, free_symbols
 from tilth.ir.errors import InputError, TilthError, UnsupportedError
+from tilth.model import Model
 from tilth.onnx import session_errors
 from tilth.onnx.ends import TensorModel, with_tensor_ends
+from tilth.onnx.export import save_model
 from tilth.onnx.load import OnnxModel, load_model
 from tilth.onnx.resolve import Resolver
 from tilth.onnx.session_errors import (
@@ -169,10 +172,6 @@ class InferenceSession:
         is_path = isinstance(path_or_bytes, (str, os.PathLike))
         self._model_path = os.fspath(path_or_bytes) if is_path else None  # read by other libraries
         self._options = sess_options or SessionOptions()
-        if self._options.optimized_model_filepath:
-            raise session_errors.NotImplemented(
-                "optimized_model_filepath: models cannot be written back yet"
-            )
         with translated(), severity(self._options.log_severity_level):
             self._model = _with_initializers(_load(path_or_bytes), self._options.initializers)
             self._tensors = with_tensor_ends(self._model)
@@ -189,7 +188,7 @@ class InferenceSession:
         self.set_providers(providers, provider_options)
         if self._options.enable_profiling:
             self._trace = Trace(self._options.profile_file_prefix, self.get_providers()[0])
-        self._compile_if_static()
+        self._prepare()
 
     # What it is
 
@@ -365,15 +364,23 @@ class InferenceSession:
         device = PROVIDERS[self.get_providers()[0]]
         return Runner(model, device, options, cache=not self._options.initializers)
 
-    def _compile_if_static(self) -> None:
-        """Compile now what is for one set of shapes only."""
-        inputs, given = self._tensors.model.inputs, self._options.free_dimensions
-        known = {name: size for name, size in given.items() if name in free_symbols(inputs)}
+    def _prepare(self) -> None:
+        """Compile now what is for one set of shapes only, and write it if that is asked for."""
+        model, path = self._tensors.model, self._options.optimized_model_filepath
+        given = self._options.free_dimensions
+        known = {name: given[name] for name in free_symbols(model.inputs) if name in given}
         try:
-            shapes = bind_shapes(inputs, known)
-        except (InputError, UnsupportedError):  # something is open, or no tensor
+            shapes = bind_shapes(model.inputs, known)
+        except (InputError, UnsupportedError) as e:  # something is open, or no tensor
+            if path:
+                raise session_errors.NotImplemented(
+                    f"optimized_model_filepath: only a model of exact shapes can be written ({e}); "
+                    f"fix symbols with add_free_dimension_override_by_name"
+                ) from e
             return
         with translated(), severity(self._options.log_severity_level):
+            if path:
+                save_model(run_shared(Model(model).graph(shapes), Options()).graph, path)
             self._served_by(_NONE_FED)[1].prepare(shapes)
 
 

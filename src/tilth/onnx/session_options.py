@@ -81,8 +81,8 @@ class SessionOptions(_Checked):
 
     `intra_op_num_threads` 0 means all cores this process may use. At `ORT_DISABLE_ALL` kernels
     that round differently from the plain definition are not used; other levels are all the same.
-    With `enable_profiling` every run is followed by an instrumented one. Setting
-    `optimized_model_filepath` makes the session raise NotImplemented.
+    With `enable_profiling` every run is followed by an instrumented one. The model that is written
+    to `optimized_model_filepath` has exact shapes; open symbols must be fixed.
     """
 
     intra_op_num_threads: int = 0
