@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -33,6 +34,13 @@ def test_every_option_either_works_or_is_listed_as_without_effect():
     names = {f.name for f in fields(ort.SessionOptions) if f.init}
     assert names == WITH_EFFECT | set(ort.WITHOUT_EFFECT)
     assert all(why for why in ort.WITHOUT_EFFECT.values())
+
+
+def test_the_page_lists_the_options_without_effect():
+    page = (Path(__file__).parents[2] / "docs" / "session.md").read_text()
+    table = page.split("<!-- without-effect:begin -->")[1].split("<!-- without-effect:end -->")[0]
+    rows = [f"| `{name}` | {why} |" for name, why in ort.WITHOUT_EFFECT.items()]
+    assert table.strip().splitlines()[2:] == rows
 
 
 def test_options_and_defaults_are_those_of_onnx_runtime(options):
