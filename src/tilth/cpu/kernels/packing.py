@@ -40,16 +40,17 @@ def pack_panels(
         tuple(lp.strides[RHS] * source.itemsize for lp in loops),
         writeable=False,
     )
-    blocks = int(np.prod([lp.size for lp in outer], dtype=np.int64))
+    blocks = math.prod(lp.size for lp in outer)
     seen = seen.reshape(blocks, -1, columns.size)
-    vectors = -(-columns.size // lanes)
-    padded = np.zeros((blocks, seen.shape[1], vectors * lanes), source.dtype)
-    padded[:, :, : columns.size] = seen
-    panels = [
-        padded[:, :, start * lanes : (start + width) * lanes].reshape(blocks, -1)
-        for start in range(0, vectors, width)
-    ]
-    return np.concatenate(panels, axis=1)
+    rows, vectors = seen.shape[1], -(-columns.size // lanes)
+    packed = np.empty((blocks, rows * vectors * lanes), source.dtype)
+    for start in range(0, vectors * lanes, width * lanes):
+        stop = min(start + width * lanes, vectors * lanes)
+        panel = packed[:, rows * start : rows * stop].reshape(blocks, rows, stop - start)
+        known = min(stop, columns.size) - start
+        panel[:, :, :known] = seen[:, :, start : start + known]
+        panel[:, :, known:] = 0
+    return packed
 
 
 def packed_panels(
