@@ -96,7 +96,11 @@ class GraphExporter:
         base = self._origin.name if self._origin is not None else ""
         outputs = [self.target.fresh(base or op_type) for _ in range(results)]
         attributes = {k: v for k, v in attributes.items() if v is not None}
-        node = onnx.helper.make_node(op_type, inputs, outputs, outputs[0], **attributes)
+        node = onnx.helper.make_node(op_type, inputs, outputs, outputs[0])
+        for key, value in sorted(attributes.items()):
+            empty = isinstance(value, (list, tuple)) and not value  # has no type of its own
+            kind = onnx.AttributeProto.INTS if empty else None
+            node.attribute.append(onnx.helper.make_attribute(key, value, attr_type=kind))
         if self._origin is not None and self._origin.source:
             node.metadata_props.add(key=_STACK_TRACE, value=_trace(self._origin.source))
         self.nodes.append(node)
