@@ -48,8 +48,9 @@ def place(
     """
     reasons: dict[Node, tuple[str, ...]] = {}
     device_of: dict[Node, str] = {}
+    odd = {v.node for v in graph.outputs if v.op == "constant" and unsupported(v.node, devices[0])}
     for node in graph.nodes:
-        if node.op == "constant":
+        if node.op == "constant" and node not in odd:
             continue  # each region that reads a constant holds it
         chosen = override(node) if override is not None else None
         candidates = list(devices) if chosen is None else [chosen]
@@ -62,7 +63,7 @@ def place(
             refusals.append(f"{device}: {reason}")
         if refusals:
             reasons[node] = tuple(refusals)
-    homeless = [n for n in graph.nodes if n.op != "constant" and n not in device_of]
+    homeless = [n for n in reasons if n not in device_of]
     if homeless:
         lines = [f"  {n.name or '?'} ({n.op}): {'; '.join(reasons[n])}" for n in homeless]
         raise UnsupportedError("no device can run these nodes:\n" + "\n".join(lines))

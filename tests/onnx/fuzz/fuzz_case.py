@@ -9,13 +9,14 @@ import os
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import tilth
 from tilth.interface import bind_shapes
 from tilth.onnx.context import DataDependentError
-from tilth.onnx.specialise import specialise
+from tilth.onnx.load import Port
 from tilth.tools.inputs import random_feeds
 
 _EXTENT = 2  # of open dimensions
@@ -59,26 +60,45 @@ def judge(data: bytes, directory: Path, run: bool) -> Outcome:
 
 def _use(path: Path, run: bool) -> str:
     model = tilth.load(path)
-    shapes = bind_shapes(model.inputs, _extents(model))
-    sizes = [np.prod(s, dtype=float) * 8 for s in shapes.values()]
-    if sum(sizes) > _FED_BYTES:
-        model.graph(shapes)
-        return "accepted"
-    feeds = random_feeds(model.inputs, shapes)
+    shapes = _shapes(model)
+    static = not any(_is_odd(p) for p in (*model.inputs, *model.outputs))
     try:
-        model.graph(shapes)
+        if static:
+            model.graph(shapes)
     except DataDependentError:
-        specialise(model.source, feeds)
+        static = False
+    sizes = [np.prod(s, dtype=float) * 8 for s in shapes.values()]
+    if not run or sum(sizes) > _FED_BYTES:
+        return "accepted"
+    feeds = _feeds(model, shapes)
+    if static:
+        model.compile(threads=1, shapes=shapes, cache=False)(feeds)
     else:
-        if run:
-            model.compile(threads=1, shapes=shapes, cache=False)(feeds)
-            return "accepted and run"
-    return "accepted"
+        model.prepare(threads=1)(feeds)
+    return "accepted and run"
 
 
-def _extents(model: tilth.Model) -> dict[str, tuple[int, ...]]:
-    """A shape for each input: its own, with open dimensions filled in."""
-    return {
+def _is_odd(port: Port) -> bool:
+    """No tensor of numbers."""
+    return bool(port.container) or port.dtype is None or port.dtype.kind == "string"
+
+
+def _shapes(model: tilth.Model) -> dict[str, tuple[int, ...]]:
+    """A shape for each tensor that is fed: its own, with open dimensions filled in."""
+    shapes = {
         p.name: tuple(d if isinstance(d, int) else _EXTENT for d in p.shape or ())
         for p in model.inputs
+        if not p.container
     }
+    return bind_shapes([p for p in model.inputs if not p.container], shapes)
+
+
+def _feeds(model: tilth.Model, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    numbers = [p for p in model.inputs if not _is_odd(p)]
+    feeds = random_feeds(numbers, shapes)
+    for port in model.inputs:
+        if port.container:
+            feeds[port.name] = [] if port.container == "sequence" else None
+        elif port.dtype is None or port.dtype.kind == "string":
+            feeds[port.name] = np.full(shapes[port.name], "text", object)
+    return feeds

@@ -23,7 +23,7 @@ def tfidf_vectorizer(cx: NodeContext, x: np.ndarray) -> np.ndarray:
     shortest, longest = cx.attr("min_gram_length"), cx.attr("max_gram_length")
     rows = x.reshape(-1, x.shape[-1]).tolist()
     for row, count in zip(rows, counts.reshape(len(rows), -1), strict=True):
-        for length in range(shortest, longest + 1):
+        for length in range(max(1, shortest), min(longest, len(row)) + 1):
             for ngram in _ngrams(row, length, cx.attr("max_skip_count")):
                 if ngram in places:
                     count[columns[places[ngram]]] += 1
@@ -51,6 +51,7 @@ def _pool(cx: NodeContext) -> dict[Ngram, int]:
 
 def _ngrams(row: Sequence[Any], length: int, skips: int) -> Iterator[Ngram]:
     """All n-grams with the same distance, up to `skips + 1`, between neighbours."""
-    for distance in range(1, (skips if length > 1 else 0) + 2):
+    farthest = min(skips + 1, len(row)) if length > 1 else 1
+    for distance in range(1, farthest + 1):
         for start in range(len(row) - distance * (length - 1)):
             yield tuple(row[start : start + distance * length : distance])
