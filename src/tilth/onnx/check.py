@@ -43,12 +43,17 @@ def subgraphs(node: Any) -> Iterator[Any]:
 
 
 def count_nodes(proto: Any) -> int:
-    """Nodes of a ModelProto: of its graph, of its functions, and of graphs inside nodes."""
-    bodies, count = [proto.graph, *proto.functions], 0
-    while bodies:
-        nodes = bodies.pop().node
+    """Nodes of a ModelProto: of its graph and its functions, and of graphs inside nodes."""
+    return count_body_nodes(proto.graph, *proto.functions)
+
+
+def count_body_nodes(*bodies: Any) -> int:
+    """Nodes of graphs and functions, and of graphs inside these nodes."""
+    waiting, count = list(bodies), 0
+    while waiting:
+        nodes = waiting.pop().node
         count += len(nodes)
-        bodies += [graph for node in nodes for graph in subgraphs(node)]
+        waiting += [graph for node in nodes for graph in subgraphs(node)]
     return count
 
 

@@ -46,7 +46,7 @@ _WORK_GROWTH = 1 << 18
 _FOLD_WORK = 1 << 26
 # Nodes after inlining functions and unrolling loops: functions that call functions can grow without
 # end. So many for any model, and so many times those in the file.
-_NODE_FLOOR = 20_000
+_NODE_FLOOR = 10_000
 _NODE_GROWTH = 16
 
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"

@@ -101,6 +101,7 @@ def test_a_foreign_exception_is_a_failure(monkeypatch):
         ("import os; os.abort()", "crash: SIGABRT"),
         ("import os; os._exit(3)", "crash: exit code 3"),
         ("while True: pass", "hang: SIGXCPU"),
+        ("import time; time.sleep(60)", "hang: it waits for something"),
         ("held = b'x' * (1 << 30)", "too much memory"),
     ],
 )
@@ -112,6 +113,7 @@ def test_a_process_that_dies_costs_one_case(monkeypatch, code: str, told: str):
 
     monkeypatch.setattr(tilth, "load", load)
     monkeypatch.setattr("fuzz_workers.SECONDS", 1.0)
+    monkeypatch.setattr("fuzz_workers.STILL_SECONDS", 1.5)
     monkeypatch.setattr("fuzz_workers.MEMORY", 1 << 30)
     results = judged([b"good", b"bad", b"good"])
     assert [r.failure for r in results] == ["", told, ""]

@@ -17,10 +17,12 @@ from tilth.ir.ops.helpers import as_shape, permuted
 from tilth.ir.ops.table import op
 from tilth.ir.types import bool_, i64
 from tilth.onnx.build import concatenate, expand_dims, full, iota, scalar, slice_axis
+from tilth.onnx.check import count_body_nodes
 from tilth.onnx.context import DataDependentError, NodeContext
 from tilth.onnx.registry import onnx_op
 
-_UNROLL_LIMIT = 4096
+_UNROLL_LIMIT = 4096  # iterations ...
+_UNROLL_NODES = 8192  # ... and copies of nodes
 
 
 def _inputs_like(values: Sequence[Value], prefix: str) -> list[Value]:
@@ -109,9 +111,11 @@ def _scan_of(cx: NodeContext, body: Graph, carried: Sequence[Value], count: int)
 def _unrolled(cx: NodeContext, carried: Sequence[Value], limit: int | None) -> list[Value]:
     """One copy of the body per iteration, as long as its condition is known to hold."""
     state, rows, step = list(carried), [], 0
+    nodes = count_body_nodes(cx.attr("body"))
+    most = min(_UNROLL_LIMIT, _UNROLL_NODES // max(1, nodes))
     while limit is None or step < limit:
-        if step >= _UNROLL_LIMIT:
-            raise UnsupportedError(f"a loop of over {_UNROLL_LIMIT} iterations cannot be unrolled")
+        if step >= most:
+            raise UnsupportedError(f"{nodes} nodes over {most} times in a loop: not unrolled")
         going, *results = cx.body("body", [scalar(step, i64), scalar(True, bool_), *state])
         state = results[: len(carried)]
         rows.append(results[len(carried) :])
