@@ -11,7 +11,7 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format check-models bench latency conformance ecosystem readme clean
+.PHONY: help demo test format check-models bench latency conformance ecosystem readme fuzz clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,10 @@ ecosystem: $(VENV)/.ecosystem ## install scikit-learn, boosters, sentence-transf
 
 readme: $(VENV)/.demo ## write the demo's output and the speed table into README
 	$(BIN)/python benchmarks/readme.py
+
+N ?= 100000
+fuzz: $(VENV)/.test ## N=100000: mutated and broken ONNX files; failures go into the tests
+	$(BIN)/python -W ignore tests/onnx/fuzz/fuzz_run.py $(N) --keep
 
 clean: ## remove the environment
 	rm -rf $(VENV)
