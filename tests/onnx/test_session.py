@@ -213,6 +213,16 @@ def test_ends_have_names_types_and_shapes():
     ]
 
 
+def test_a_type_that_the_file_leaves_out_is_inferred(x):
+    proto = model(NEGATED)
+    proto.graph.output[0].ClearField("type")
+    s = ort.InferenceSession(proto)
+    assert s.get_outputs()[0].type == "tensor(float)"
+    assert np.array_equal(s.run(None, {"x": x})[0], -x)
+    with pytest.raises(tilth.ModelError, match="has no type"):
+        tilth.load(proto)
+
+
 def test_types_are_written_as_onnx_runtime_writes_them():
     from onnx import TensorProto, helper
 

@@ -16,6 +16,7 @@ _MAPS = {
     "floats by name": (TensorProto.STRING, TensorProto.FLOAT),
     "integers by number": (TensorProto.INT64, TensorProto.INT64),
     "strings by number": (TensorProto.INT64, TensorProto.STRING),
+    "bools by name": (TensorProto.STRING, TensorProto.BOOL),
 }
 
 
@@ -64,6 +65,11 @@ def test_what_is_no_such_dictionary_is_an_invalid_argument(fed):
     s = of_map("floats by name", "DictVectorizer", TensorProto.FLOAT, string_vocabulary=["a"])
     with pytest.raises(ort.InvalidArgument, match="input 'x'"):
         s.run(None, {"x": fed})
+
+
+def test_a_dictionary_of_other_values_is_no_valid_model():
+    with pytest.raises(ort.InvalidGraph, match="DictVectorizer takes"):
+        of_map("bools by name", "DictVectorizer", TensorProto.FLOAT, string_vocabulary=["a"])
 
 
 ZIPPED = """agraph (float[n,2] x) => (seq(map(int64, float)) y, float[n,2] z)

@@ -18,7 +18,8 @@ from tilth.ir.errors import InputError, ModelError
 from tilth.onnx.load import OnnxModel
 from tilth.onnx.tensors import element_type
 
-_FLOAT, _INT64, _STRING = 1, 7, 8  # TensorProto.DataType
+_FLOAT, _INT64, _STRING, _DOUBLE = 1, 7, 8, 11  # TensorProto.DataType
+_MAPPED = (_FLOAT, _INT64, _STRING, _DOUBLE)
 _CASTS = {"TO_FLOAT": _FLOAT, "TO_STRING": _STRING, "TO_INT64": _INT64}
 
 
@@ -175,6 +176,8 @@ def _dict_vectorizer(attributes: _Attributes, kind: Any) -> tuple[_Read, int]:
     """The values in the order of a vocabulary, zeros for missing keys: [1, vocabulary]."""
     vocabulary = attributes.one_of("string_vocabulary", "int64_vocabulary")
     elem_type = kind.value_type.tensor_type.elem_type
+    if elem_type not in _MAPPED:
+        raise ModelError("DictVectorizer takes maps to floats, doubles, int64s or strings")
     dtype = element_type(elem_type, "the values of a map").numpy
     zero = "" if elem_type == _STRING else 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,11 @@ class OnnxModel:
         return {t.values.name: t for t in self.proto.graph.sparse_initializer}
 
 
-def load_model(source: ModelSource) -> OnnxModel:
+def load_model(source: ModelSource, infer_types: bool = False) -> OnnxModel:
     """Read and check a model from a path, the bytes of a file, or a `ModelProto`.
+
+    `infer_types`: the standard wants a type on each output; one that is left out is inferred by
+    the `onnx` package.
 
     Raises ModelError: unreadable or truncated file, no graph, newer than this library, no opset
     import, a name that is missing or defined twice, a cycle, an unknown element type.
@@ -118,8 +121,20 @@ def load_model(source: ModelSource) -> OnnxModel:
             f"cannot load a model from {type(source).__name__}; give a path, bytes or a ModelProto"
         )
     check_model(model.proto)
+    if infer_types and any(v.type.WhichOneof("value") is None for v in model.proto.graph.output):
+        model = replace(model, proto=_with_output_types(model.proto))
     _ = model.inputs, model.outputs  # their types are checked by being read
     return model
+
+
+def _with_output_types(proto: Any) -> Any:
+    """A copy in which outputs have the types that ONNX infers, where it can."""
+    import onnx.shape_inference
+
+    try:
+        return onnx.shape_inference.infer_shapes(proto)
+    except Exception as e:  # C++ errors of many kinds: the model is invalid or over 2 GB
+        raise ModelError(f"an output has no type, and none can be inferred: {e}") from e
 
 
 def _read_file(path: Path) -> bytes:

@@ -392,7 +392,7 @@ def _load(source: Any) -> OnnxModel:
         raise TypeError(
             f"a session is made from a path, bytes or a ModelProto, not {type(source).__name__}"
         )
-    return load_model(source)
+    return load_model(source, infer_types=True)
 
 
 def _with_initializers(model: OnnxModel, given: Mapping[str, np.ndarray]) -> OnnxModel:

@@ -21,6 +21,7 @@ from tilth.ir.ops.checks import (
 from tilth.ir.ops.numerics import Array, convert, exactly, narrow, precisely, widen
 from tilth.ir.ops.special import erf
 from tilth.ir.ops.table import infer, primitive, reference
+from tilth.ir.ops.texts import as_text, from_text
 from tilth.ir.types import DType, TensorType, bool_, c64, c128, dtype_of, f32, f64
 
 INTEGER = ("int", "uint")
@@ -264,14 +265,17 @@ primitive("convert", "x as another dtype; floats to integers truncate and satura
 
 @infer("convert")
 def _(x: TensorType, *, dtype: DType) -> TensorType:
-    check_kind(x, *ANY)
-    check_kind(x.with_dtype(dtype), *ANY)
     return x.with_dtype(dtype)
 
 
 @reference("convert")
 def _(x: Array, *, dtype: DType) -> Array:
-    return convert(x, dtype.numpy)
+    source = dtype_of(x.dtype)
+    if source == dtype:
+        return x
+    if dtype.kind == "string":
+        return as_text(x)
+    return from_text(x, dtype) if source.kind == "string" else convert(x, dtype.numpy)
 
 
 primitive("bitcast_convert", "the bits of x read as another dtype of the same width", "elementwise")

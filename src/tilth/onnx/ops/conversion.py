@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ml_dtypes
 
-from tilth.ir.errors import UnsupportedError
 from tilth.ir.graph import Value
 from tilth.ir.ops.helpers import as_dtype
 from tilth.ir.ops.table import op
@@ -34,10 +33,10 @@ def cast_like(cx: NodeContext, x: Value, like: Value) -> Value:
 
 def _cast(cx: NodeContext, x: Value, dtype: DType) -> Value:
     source = x.tensor.dtype
-    if "string" in (source.kind, dtype.kind):
-        raise UnsupportedError(f"{cx.label}: conversion between strings and numbers")
     if source == dtype:
         return x
+    if "string" in (source.kind, dtype.kind):
+        return op.convert(x, dtype=dtype)
     if dtype == bool_:
         return as_bool(x)
     if dtype == f8e8m0fnu and source.is_float:

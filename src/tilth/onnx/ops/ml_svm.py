@@ -13,6 +13,7 @@ from tilth.ir.ops.table import op
 from tilth.ir.types import bool_, f32, f64, i64
 from tilth.onnx.build import concatenate, full, matmul, scalar, slice_axis
 from tilth.onnx.context import NodeContext
+from tilth.onnx.ops.distances import squared_distances
 from tilth.onnx.ops.ml_linear import rows_of_floats
 from tilth.onnx.registry import onnx_op
 from tilth.onnx.scores import (
@@ -80,15 +81,12 @@ def _kernel(cx: NodeContext, x: Value, vectors: np.ndarray) -> Value:
     """The kernel of each sample with each support vector: [N, V]."""
     gamma, offset, degree = (*cx.attr("kernel_params", ()), 0.0, 0.0, 0.0)[:3]
     kind = cx.attr("kernel_type", "LINEAR")
+    if kind == "RBF":
+        distances = squared_distances(x, make_constant(vectors))
+        return op.exponential(op.multiply(distances, scalar(-gamma, x)))
     products = matmul(x, _constant(vectors.T))
     if kind == "LINEAR":
         return products
-    if kind == "RBF":
-        own = reduce_keepdims(op.multiply(x, x), "sum", (1,))
-        others = _constant((vectors * vectors).sum(1))
-        twice = op.multiply(products, scalar(2, x))
-        distances = op.maximum(op.subtract(op.add(own, others), twice), scalar(0, x))
-        return op.exponential(op.multiply(distances, scalar(-gamma, x)))
     inner = op.add(op.multiply(products, scalar(gamma, x)), scalar(offset, x))
     if kind == "POLY":
         return op.power(inner, scalar(degree, x))
