@@ -43,7 +43,8 @@ def same_bits(build, *arrays):
 
 
 def all_codes(dtype):
-    return np.arange(256, dtype=np.uint8).view(dtype.numpy)
+    """Every bit pattern of a small float; one of four bits lies in the low half of its byte."""
+    return np.arange(2**dtype.bits, dtype=np.uint8).view(dtype.numpy)
 
 
 def many_floats(dtype):
