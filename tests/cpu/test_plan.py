@@ -95,6 +95,16 @@ def test_results_take_over_the_memory_of_operands_that_die():
     check(graph)
 
 
+def test_weights_that_nodes_share_are_laid_out_once():
+    x = x_of(1, 256)
+    weight = make_constant(np.random.default_rng(0).random((256, 256), np.float32))
+    dot = {"lhs_contract": (1,), "rhs_contract": (0,)}
+    once = op.tanh(op.dot_general(x, weight, **dot))
+    graph = Graph((x,), (op.tanh(op.dot_general(once, weight, **dot)),))
+    assert assign(steps_of(graph)).weight_bytes == 256 * 256 * 4
+    check(graph)
+
+
 def test_an_output_may_be_an_input_a_constant_and_given_twice():
     x = x_of(3, 4)
     y = op.tanh(x)

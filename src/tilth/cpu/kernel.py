@@ -63,12 +63,20 @@ class Packed:
     """A constant laid out for a kernel: `make()` gives the array of `nbytes`.
 
     It is made when it is written into the block of all weights, so that no second copy of a model's
-    weights ever exists. `source` is the constant it is made from.
+    weights ever exists. `source` is the constant it is made from, `layout` says how: nodes that
+    lay out one constant in one way share the result.
     """
 
     nbytes: int
     source: np.ndarray = field(repr=False)
     make: Callable[[], np.ndarray]
+    layout: Hashable
+
+    @property
+    def key(self) -> Hashable:
+        """The same for two that hold the same bytes."""
+        source = self.source
+        return source.ctypes.data, source.dtype, source.shape, source.strides, self.layout
 
 
 @dataclass(frozen=True, slots=True)

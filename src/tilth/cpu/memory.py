@@ -8,7 +8,7 @@ Management for Deep Neural Net Inference", 2020).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,7 +70,7 @@ def assign(items: Sequence[Item]) -> Memory:
     """Give every buffer of a program a place."""
     timeline = Timeline().add(items)
     lives: dict[Buffer, _Life] = {}
-    weights: dict[int, Buffer] = {}
+    weights: dict[Hashable, Buffer] = {}
     same: dict[Buffer, Buffer] = {}
     for i, moment in enumerate(timeline.moments):
         for view in touched(moment):
@@ -79,7 +79,9 @@ def assign(items: Sequence[Item]) -> Memory:
                 life = lives.setdefault(buffer, _Life(i, i))
                 life.last = i
             elif buffer.kind == "weights":
-                same[buffer] = weights.setdefault(id(buffer.packed or buffer.constant), buffer)
+                packed = buffer.packed
+                key = id(buffer.constant) if packed is None else packed.key
+                same[buffer] = weights.setdefault(key, buffer)
     for life in lives.values():
         life.cover(timeline.repeated)
     offsets: dict[Buffer, int] = {}

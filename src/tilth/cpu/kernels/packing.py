@@ -65,10 +65,12 @@ def packed_panels(
     assert operand.constant is not None
     vectors = -(-columns.size // lanes)
     elements = math.prod(loop.size for loop in (*outer, *depth)) * vectors * lanes
+    loops = [tuple((lp.size, lp.strides[RHS]) for lp in of) for of in (outer, depth, (columns,))]
     return Packed(
         elements * operand.constant.itemsize,
         operand.constant,
         lambda: pack_panels(operand, outer, depth, columns, lanes, width),
+        ("panels", operand.strides, *loops, lanes, width),
     )
 
 

@@ -76,7 +76,8 @@ class _Layer:
             weights[:, : self.hidden] = constant.reshape(self.gates, self.hidden, self.hidden)
             return np.ascontiguousarray(weights.reshape(shape).transpose(1, 3, 0, 2))
 
-        return Packed(math.prod(shape) * dtype.itemsize, constant, make)
+        layout = ("recurrent", shape, dtype)
+        return Packed(math.prod(shape) * dtype.itemsize, constant, make, layout)
 
 
 def lower_lstm(

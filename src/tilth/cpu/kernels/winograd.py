@@ -67,7 +67,11 @@ def lower(
         bytes=plan.weights + touched_bytes(v for v in (*operands, *results) if v is not weights),
         scratch=plan.scratch,
         algorithm=plan.describe(),
-        packed={form.rhs: Packed(plan.weights, constant, lambda: pack(constant, plan))},
+        packed={
+            form.rhs: Packed(
+                plan.weights, constant, lambda: pack(constant, plan), ("winograd", plan)
+            )
+        },
     )
 
 
