@@ -69,6 +69,7 @@ class _Lane:
         self.todo = list(reversed(numbers))
         self.current: int | None = None
         self.started, self.used = 0.0, 0  # when it last moved, and its processor time then
+        self.looked = 0.0
         self.process: Any = None
         self.connection: Any = None
 
@@ -134,10 +135,12 @@ class _Lane:
     def _is_stuck(self) -> bool:
         """Whether the process has not moved for long; the system ends one that computes."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        used = int(fields[11]) + int(fields[12])
-        if used != self.used:
-            self.used, self.started = used, time.monotonic()
-        return time.monotonic() - self.started > STILL_SECONDS
+        used, now = int(fields[11]) + int(fields[12]), time.monotonic()
+        was_away = now - self.looked > STILL_SECONDS / 2  # this process, too, was stopped
+        self.looked = now
+        if used != self.used or was_away:
+            self.used, self.started = used, now
+        return now - self.started > STILL_SECONDS
 
 
 def _serve(connection: Connection, source: Source, numbers: Sequence[int]) -> None:
