@@ -1,4 +1,4 @@
-"""Floats of four and eight bits, integers of two and four: every value, exactly."""
+"""Floats of four, eight and sixteen bits, integers of two and four: every value, exactly."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from kernel_check import body_of
 from program_check import check_program
 
 from tilth.cpu.harness import CompiledKernel, operand
-from tilth.cpu.isa import host_isa
+from tilth.cpu.isa import ISAS, host_isa
 from tilth.cpu.kernels import elementwise
 from tilth.ir.interpreter import interpret
 from tilth.ir.ops import op
@@ -29,13 +29,14 @@ FLOATS = [DTYPES[n] for n in DTYPES if n.startswith(("f8", "f4"))]
 INTEGERS = [DTYPES[n] for n in ("i4", "u4", "i2", "u2")]
 
 
-def same_bits(build, *arrays):
+def same_bits(build, *arrays, isa=None):
     """A kernel gives the interpreter's results, bit by bit (NaN may be any NaN)."""
     body = body_of(build, *(TensorType(dtype_of(a.dtype), a.shape) for a in arrays))
     (expected,) = interpret(body, arrays)
     result = np.empty_like(expected)
-    kernel = elementwise.lower(body, tuple(map(operand, arrays)), (operand(result),), host_isa(), 2)
-    CompiledKernel(kernel)(arrays, [result])
+    isa = isa or host_isa()
+    kernel = elementwise.lower(body, tuple(map(operand, arrays)), (operand(result),), isa, 2)
+    CompiledKernel(kernel, isa)(arrays, [result])
     if dtype_of(result.dtype).is_float:
         both_nan = np.isnan(result.astype(np.float32)) & np.isnan(expected.astype(np.float32))
         result[both_nan] = expected[both_nan] = 0
@@ -44,7 +45,7 @@ def same_bits(build, *arrays):
 
 def all_codes(dtype):
     """Every bit pattern of a small float; one of four bits lies in the low half of its byte."""
-    return np.arange(2**dtype.bits, dtype=np.uint8).view(dtype.numpy)
+    return np.arange(2**dtype.bits, dtype=np.dtype(f"u{dtype.nbytes}")).view(dtype.numpy)
 
 
 def many_floats(dtype):
@@ -68,6 +69,13 @@ def test_every_float_is_read(dtype):
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_every_float_is_written_after_rounding_to_nearest(dtype):
     same_bits(lambda x: op.convert(x, dtype=dtype), many_floats(dtype))
+
+
+@pytest.mark.skipif(not host_isa().triple.startswith("x86"), reason="needs an x86-64 machine")
+def test_every_half_float_without_instructions_for_it():
+    isa = ISAS["x86-64-v2"]
+    same_bits(lambda x: op.convert(x, dtype=f32), all_codes(f16), isa=isa)
+    same_bits(lambda x: op.convert(x, dtype=f16), many_floats(f16), isa=isa)
 
 
 @pytest.mark.parametrize("source", FLOATS, ids=str)

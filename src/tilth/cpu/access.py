@@ -12,12 +12,24 @@ from collections.abc import Sequence
 import llvmlite.ir as ll
 
 from tilth.cpu import minifloat
-from tilth.cpu.emit import F32, I1, I8, I32, I64, Emitter, Val, element, llvm_type, vector, width
+from tilth.cpu.emit import (
+    F32,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    Emitter,
+    Val,
+    element,
+    llvm_type,
+    vector,
+    width,
+)
 from tilth.cpu.kernel import Operand
 from tilth.ir.errors import CompileError
 from tilth.ir.types import DType, Shape
 
-I16 = ll.IntType(16)
 HALF = ll.HalfType()
 
 
@@ -101,6 +113,8 @@ def to_register(e: Emitter, bits: Val, dtype: DType) -> Val:
     if dtype.name == "bool":
         return e.b.icmp_unsigned("!=", bits, e.const(bits.type, 0))
     if dtype.name == "f16":
+        if not e.isa.converts_half:
+            return minifloat.decode_half(e, e.b.bitcast(bits, vector(I16, width(bits.type))))
         return e.b.fpext(bits, vector(F32, width(bits.type)))
     if dtype.name == "bf16":
         wide = vector(I32, width(bits.type))
@@ -126,7 +140,10 @@ def to_memory(e: Emitter, value: Val, dtype: DType) -> Val:
     if dtype.name == "bool":
         return e.b.zext(value, vector(I8, width(value.type)))
     if dtype.name == "f16":
-        return e.b.fptrunc(value, vector(HALF, width(value.type)))
+        half = vector(HALF, width(value.type))
+        if not e.isa.converts_half:
+            return e.b.bitcast(minifloat.encode_half(e, value), half)
+        return e.b.fptrunc(value, half)
     if dtype.name in minifloat.NAMES:
         return minifloat.encode(e, value, dtype)
     if is_packed_integer(dtype):

@@ -16,7 +16,7 @@ import llvmlite.ir as ll
 from tilth.cpu.isa import Isa
 from tilth.ir.types import DType
 
-I1, I8, I32, I64 = ll.IntType(1), ll.IntType(8), ll.IntType(32), ll.IntType(64)
+I1, I8, I16, I32, I64 = (ll.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64 = ll.FloatType(), ll.DoubleType()
 PTR = ll.PointerType()
 VOID = ll.VoidType()

@@ -29,6 +29,7 @@ class Isa:
     l1: int = 32 << 10
     l1_ways: int = 8
     l2: int = 512 << 10
+    converts_half: bool = True  # has instructions from f16 to f32 and back
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
 
     @property
@@ -39,7 +40,16 @@ class Isa:
 _X86 = "x86_64-unknown-linux-gnu"
 _ARM = "aarch64-unknown-linux-gnu"
 
-_V2 = Isa("x86-64-v2", _X86, "x86-64-v2", "", lanes=4, registers=16, fma=False)
+_V2 = Isa(
+    name="x86-64-v2",
+    triple=_X86,
+    cpu="x86-64-v2",
+    features="",
+    lanes=4,
+    registers=16,
+    fma=False,
+    converts_half=False,
+)
 _AVX2 = Isa("avx2", _X86, "x86-64-v3", "", lanes=8, registers=16, fma=True)
 _AVX512 = Isa(
     name="avx512",

@@ -1,9 +1,9 @@
-"""Floats of four and eight bits: one byte in memory, f32 in a register.
+"""Floats of four and eight bits, and f16 where no instruction converts it: f32 in a register.
 
-Reading looks up a table; writing rounds to nearest even with integer arithmetic, as `ml_dtypes`
-does it. Sources: the OCP specifications of 8-bit floating point (2023) and of microscaling formats
-(2023); the `fnuz` kinds are those of Noune et al., "8-bit Numerical Formats for Deep Neural
-Networks" (2022).
+Reading a byte looks up a table; writing rounds to nearest even with integer arithmetic, as
+`ml_dtypes` does it. Sources: the OCP specifications of 8-bit floating point (2023) and of
+microscaling formats (2023); the `fnuz` kinds are those of Noune et al., "8-bit Numerical Formats
+for Deep Neural Networks" (2022); f16 is binary16 of IEEE 754.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import llvmlite.ir as ll
 import numpy as np
 
-from tilth.cpu.emit import F32, I8, I32, I64, Emitter, Val, vector, width
+from tilth.cpu.emit import F32, I8, I16, I32, I64, Emitter, Val, vector, width
 from tilth.ir.types import DType
 
 
@@ -36,6 +36,7 @@ _FORMATS = {
     "f8e5m2fnuz": _Format(2, 16, largest=0x7F, overflow=0x80, nan=0x80, one_zero=True),
     "f4e2m1fn": _Format(1, 1, largest=0x7, overflow=0x7, nan=0x8),
 }
+_HALF = _Format(10, 15, largest=0x7BFF, overflow=0x7C00, nan=0x7E00)
 _SCALE = "f8e8m0fnu"  # powers of two, without sign and zero
 NAMES = frozenset({*_FORMATS, _SCALE})
 
@@ -71,15 +72,38 @@ def _table(e: Emitter, dtype: DType) -> Val:
     return e.module.globals[name]
 
 
+def decode_half(e: Emitter, codes: Val) -> Val:
+    """16-bit integers that hold f16 codes, as f32."""
+    b, floats, ints = e.b, vector(F32, width(codes.type)), vector(I32, width(codes.type))
+    wide = b.zext(codes, ints)
+    size = b.and_(wide, e.const(ints, 0x7FFF))
+    # with the bits of f16 an f32 is 2^112 too small, denormals too
+    bits = b.bitcast(b.shl(size, e.const(ints, 13)), floats)
+    finite = b.bitcast(b.fmul(bits, e.const(floats, 2.0**112)), ints)
+    special = b.icmp_signed(">", size, e.const(ints, _HALF.largest))
+    value = b.select(special, b.or_(finite, e.const(ints, 0x7F800000)), finite)
+    sign = b.shl(b.lshr(wide, e.const(ints, 15)), e.const(ints, 31))
+    return b.bitcast(b.or_(value, sign), floats)
+
+
+def encode_half(e: Emitter, x: Val) -> Val:
+    """f32 as 16-bit integers that hold f16 codes."""
+    codes = _signed(e, x, vector(I32, width(x.type)), _HALF, 16)
+    return e.b.trunc(codes, vector(I16, width(x.type)))
+
+
 def encode(e: Emitter, x: Val, dtype: DType) -> Val:
     """f32 as bytes."""
     ints = vector(I32, width(x.type))
-    codes = _scale(e, x, ints) if dtype.name == _SCALE else _signed(e, x, ints, dtype)
+    if dtype.name == _SCALE:
+        codes = _scale(e, x, ints)
+    else:
+        codes = _signed(e, x, ints, _FORMATS[dtype.name], dtype.bits)
     return e.b.trunc(codes, vector(I8, width(x.type)))
 
 
-def _signed(e: Emitter, x: Val, ints: ll.Type, dtype: DType) -> Val:
-    b, form = e.b, _FORMATS[dtype.name]
+def _signed(e: Emitter, x: Val, ints: ll.Type, form: _Format, nbits: int) -> Val:
+    b = e.b
     dropped = 23 - form.mantissa
 
     def const(value: int) -> Val:
@@ -98,7 +122,7 @@ def _signed(e: Emitter, x: Val, ints: ll.Type, dtype: DType) -> Val:
     code = b.select(is_small, denormal, normal)
     code = b.select(b.icmp_signed(">", code, const(form.largest)), const(form.overflow), code)
     code = b.select(b.fcmp_unordered("uno", x, x), const(form.nan), code)
-    sign = b.shl(b.lshr(bits, const(31)), const(dtype.bits - 1))
+    sign = b.shl(b.lshr(bits, const(31)), const(nbits - 1))
     if form.one_zero:
         lower = b.and_(code, const(0x7F))
         sign = b.select(b.icmp_signed("==", lower, const(0)), const(0), sign)
