@@ -5,39 +5,27 @@ from __future__ import annotations
 from tilth.ir.graph import Value
 from tilth.ir.ops.helpers import align, as_dtype, as_shape
 from tilth.ir.ops.table import op
-from tilth.ir.types import DType, f32, i32, u8
-from tilth.onnx.build import full, matmul, normal_axis, scalar, slice_axis
+from tilth.ir.types import DType, f32, u8
+from tilth.onnx.build import matmul, normal_axis, scalar
 from tilth.onnx.context import NodeContext
 from tilth.onnx.ops.convolution import convolve
+from tilth.onnx.quantized import centred, product_of, repeated, requantized, scalars, zero_like
 from tilth.onnx.registry import onnx_op
 from tilth.onnx.tensors import element_type
-
-
-def _zero(scale: Value, dtype: DType) -> Value:
-    return full(0, scale.shape, dtype)
 
 
 def _axis_of(cx: NodeContext, x: Value, scale: Value) -> int | None:
     return normal_axis(cx.attr("axis", 1), len(x.shape)) if scale.shape else None
 
 
-def _scalars(*values: Value) -> tuple[Value, ...]:
-    """Vectors of one element are meant per tensor."""
-    return tuple(as_shape(v, ()) if v.shape == (1,) else v for v in values)
-
-
 def _blocked(cx: NodeContext, x: Value, parameter: Value) -> Value:
     """A parameter per block along `axis`, repeated to the shape of x."""
-    axis, block = normal_axis(cx.attr("axis", 1), len(x.shape)), cx.attr("block_size")
-    shape = parameter.shape
-    wide = (*shape[: axis + 1], block, *shape[axis + 1 :])
-    dims = tuple(i for i in range(len(wide)) if i != axis + 1)
-    repeated = op.broadcast_in_dim(parameter, shape=wide, dims=dims)
-    merged = (*shape[:axis], shape[axis] * block, *shape[axis + 1 :])
-    return slice_axis(as_shape(repeated, merged), axis, 0, x.shape[axis])
+    axis = normal_axis(cx.attr("axis", 1), len(x.shape))
+    return repeated(parameter, axis, cx.attr("block_size"), x.shape[axis])
 
 
 @onnx_op("QuantizeLinear")
+@onnx_op("QuantizeLinear", domain="com.microsoft")
 def quantize_linear(
     cx: NodeContext, x: Value, scale: Value, zero_point: Value | None = None
 ) -> Value:
@@ -46,13 +34,13 @@ def quantize_linear(
     else:
         number = cx.attr("output_dtype", 0)
         dtype = element_type(number, "attribute 'output_dtype'") if number else u8
-    zero = _zero(scale, dtype) if zero_point is None else zero_point
+    zero = zero_like(scale, dtype) if zero_point is None else zero_point
     number = cx.attr("precision", 0)
     wide = element_type(number, "attribute 'precision'") if number else f32
     x = as_dtype(x, wide)
     if cx.attr("block_size", 0):
         return _quantize_elementwise(x, _blocked(cx, x, scale), _blocked(cx, x, zero), dtype)
-    scale, zero = _scalars(as_dtype(scale, wide), zero)
+    scale, zero = scalars(as_dtype(scale, wide), zero)
     return op.uniform_quantize(x, scale, zero, axis=_axis_of(cx, x, scale), dtype=dtype)
 
 
@@ -66,36 +54,21 @@ def _quantize_elementwise(x: Value, scale: Value, zero: Value, dtype: DType) -> 
 
 
 @onnx_op("DequantizeLinear")
+@onnx_op("DequantizeLinear", domain="com.microsoft")
 def dequantize_linear(
     cx: NodeContext, x: Value, scale: Value, zero_point: Value | None = None
 ) -> Value:
     number = cx.attr("output_dtype", 0)
     dtype = element_type(number, "attribute 'output_dtype'") if number else scale.tensor.dtype
-    zero = _zero(scale, x.tensor.dtype) if zero_point is None else zero_point
+    zero = zero_like(scale, x.tensor.dtype) if zero_point is None else zero_point
     if cx.attr("block_size", 0):
         wide, offset = as_dtype(x, f32), as_dtype(_blocked(cx, x, zero), f32)
         factor = as_dtype(_blocked(cx, x, scale), f32)
         return as_dtype(op.multiply(op.subtract(wide, offset), factor), dtype)
-    scale, zero = _scalars(scale, zero)
+    scale, zero = scalars(scale, zero)
     real = scale.tensor.dtype
     axis = _axis_of(cx, x, scale)
     return as_dtype(op.uniform_dequantize(x, scale, zero, axis=axis, dtype=real), dtype)
-
-
-def _centred(x: Value, zero: Value, axis: int | None) -> Value:
-    """x - zero_point in i32, the zero point per tensor or along `axis`."""
-    (offset,) = _scalars(as_dtype(zero, i32))
-    if len(offset.shape) == 1 and axis is not None:
-        offset = align(offset, axis, len(x.shape))
-    return op.subtract(as_dtype(x, i32), offset)
-
-
-def _requantized(total: Value, factor: Value, zero: Value, axis: int | None) -> Value:
-    """round(total * factor) + zero_point, clamped; `factor` per tensor or along `axis`."""
-    real = op.multiply(as_dtype(total, f32), align(factor, axis, len(total.shape))
-                       if factor.shape and axis is not None else factor)  # fmt: skip
-    (zero,) = _scalars(zero)
-    return op.uniform_quantize(real, scalar(1, f32), zero, dtype=zero.tensor.dtype)
 
 
 @onnx_op("QLinearMatMul")
@@ -111,12 +84,12 @@ def qlinear_matmul(
     y_zero: Value,
 ) -> Value:
     """Scales per tensor, per row of `a`, or per column of `b`."""
-    total = matmul(_centred(a, a_zero, len(a.shape) - 2), _centred(b, b_zero, len(b.shape) - 1))
-    a_scale, b_scale, y_scale = _scalars(*(as_dtype(s, f32) for s in (a_scale, b_scale, y_scale)))
+    total = matmul(centred(a, a_zero, len(a.shape) - 2), centred(b, b_zero, len(b.shape) - 1))
+    a_scale, b_scale, y_scale = scalars(*(as_dtype(s, f32) for s in (a_scale, b_scale, y_scale)))
     if len(a_scale.shape) == 1:
         a_scale = as_shape(a_scale, (*a_scale.shape, 1))
     factor = op.divide(op.multiply(a_scale, b_scale), y_scale)
-    return _requantized(total, factor, y_zero, None)
+    return requantized(total, factor, y_zero, y_zero.tensor.dtype)
 
 
 @onnx_op("QLinearConv")
@@ -133,11 +106,11 @@ def qlinear_conv(
     bias: Value | None = None,
 ) -> Value:
     """The bias is i32 in units of x_scale * w_scale; weights may be scaled per output channel."""
-    total = convolve(cx, _centred(x, x_zero, None), _centred(w, w_zero, 0))
+    total = convolve(cx, centred(x, x_zero, None), centred(w, w_zero, 0))
     if bias is not None:
         total = op.add(total, align(bias, 1, len(total.shape)))
-    x_scale, w_scale, y_scale = _scalars(x_scale, w_scale, y_scale)
-    return _requantized(total, op.divide(op.multiply(x_scale, w_scale), y_scale), y_zero, 1)
+    factor = op.divide(product_of(x_scale, w_scale), product_of(y_scale))
+    return requantized(total, factor, y_zero, y_zero.tensor.dtype, axis=1)
 
 
 @onnx_op("DynamicQuantizeLinear")

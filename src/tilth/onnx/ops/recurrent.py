@@ -7,6 +7,7 @@ activations, sequences of different lengths) is a `scan` over a step built here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -54,15 +55,16 @@ class Layer:
         def apply(x: Value) -> Value:
             if self.clip is not None:
                 x = op.clamp(scalar(-self.clip, x), x, scalar(self.clip, x))
-            return _activate(name, x, alpha, beta)
+            return activate(name, x, alpha, beta)
 
         return apply
 
 
-def _activate(name: str, x: Value, alpha: float | None, beta: float | None) -> Value:
+def activate(name: str, x: Value, alpha: float | None, beta: float | None) -> Value:
+    """An activation function by its ONNX name; its parameters default to those of ONNX."""
     simple = {
         "Relu": "relu", "Tanh": "tanh", "Sigmoid": "logistic", "Softsign": "softsign",
-        "Softplus": "softplus",
+        "Softplus": "softplus", "HardSwish": "hard_swish",
     }  # fmt: skip
     if name in simple:
         return getattr(op, simple[name])(x)
@@ -79,6 +81,8 @@ def _activate(name: str, x: Value, alpha: float | None, beta: float | None) -> V
         return op.elu(x, alpha=number(alpha, 1.0))
     if name == "HardSigmoid":
         return op.hard_sigmoid(x, alpha=number(alpha, 0.2), beta=number(beta, 0.5))
+    if name == "Clip":
+        return op.clamp(scalar(number(alpha, -math.inf), x), x, scalar(number(beta, math.inf), x))
     if name == "ScaledTanh":
         inner = op.tanh(op.multiply(x, scalar(number(beta, 1.0), x)))
         return op.multiply(inner, scalar(number(alpha, 1.0), x))
