@@ -11,7 +11,8 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format check-models bench latency conformance ecosystem readme fuzz clean
+.PHONY: help demo test format check-models check-arm bench latency conformance ecosystem \
+	readme fuzz clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +32,9 @@ format: $(VENV)/.test ## format and fix what ruff can fix
 
 check-models: $(VENV)/.bench ## MODELS=folder: every model right and one compiled region
 	$(BIN)/python benchmarks/models.py --check $(MODELS)
+
+check-arm: $(VENV)/.test ## run kernels and a model as AArch64 code; needs Debian's qemu-user and gcc
+	$(BIN)/pytest tests/cpu/test_arm.py -rs
 
 bench: $(VENV)/.bench ## MODELS=folder: time models and operators next to the rivals
 	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/models.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -104,8 +105,12 @@ def check(
     tolerance: float | None = None,
     isas=BOTH_ISAS,
     constants: Sequence[int] = (),
+    compiled: Callable[..., Any] = CompiledKernel,
 ) -> None:
-    """Every element right, nothing written outside, for whole and for cut ranges of items."""
+    """Every element right, nothing written outside, for whole and for cut ranges of items.
+
+    `compiled` makes a kernel callable on arrays.
+    """
     expected = interpret(body, list(inputs))
     layout = layout or ["dense"] * len(inputs)
     views = [strided_like(a, lay)[0] for a, lay in zip(inputs, layout, strict=True)]
@@ -116,7 +121,7 @@ def check(
         operands = tuple(operand(v, constant=i in constants) for i, v in enumerate(views))
         kernel = lower(body, operands, tuple(map(operand, results)), isa, 2)
         items = kernel.items
-        CompiledKernel(kernel, isa)(views, results, [items // 3, items // 2, items // 2])
+        compiled(kernel, isa)(views, results, [items // 3, items // 2, items // 2])
         for value, result, wanted in zip(body.outputs, results, expected, strict=True):
             compare(result, wanted, value.tensor.dtype, tolerance)
         for result, room, old in zip(results, rooms, before, strict=True):

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from assembly import loops_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_check import body_of
@@ -43,7 +44,7 @@ def test_inner_loop_is_fmas_without_spills(name):
     """Accumulators stay in registers: the loop over the depth never touches the stack."""
     isa = ISAS[name]
     assembly = _assembly(isa, 96, 256, 12 * isa.lanes)
-    loops = [block for block in _loops(assembly) if FMA[name] in block]
+    loops = [block for block in loops_of(assembly) if FMA[name] in block]
     assert loops
     for block in loops:
         fmas = len(re.findall(FMA[name], block))
@@ -62,16 +63,3 @@ def _assembly(isa, m, k, n) -> str:
     module = new_module(isa, "test")
     kernel.emit(module, isa, "kernel")
     return compile_assembly(module, isa)
-
-
-def _loops(assembly: str) -> list[str]:
-    """The text of every loop of one block: from a label to a jump back to it."""
-    loops, label, block = [], "", []
-    for line in assembly.splitlines():
-        if found := re.match(r"(\.?L\w+):", line):
-            label, block = found[1], []
-        elif line.strip() and not line.strip().startswith((".", "#", "//")):
-            block.append(line)
-            if label and re.search(rf"\s{re.escape(label)}$", line):
-                loops.append("\n".join(block))
-    return loops
