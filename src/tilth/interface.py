@@ -7,16 +7,14 @@ shapes. Here the caller's wishes are checked against the interface and made comp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tilth.ir.errors import InputError, UnsupportedError
 from tilth.ir.types import Shape, TensorType
 from tilth.runtime import feeds
-
-if TYPE_CHECKING:
-    from tilth.onnx.load import Port
+from tilth.runtime.ports import Port, bind_exactly
 
 Binding = Mapping[str, int | Sequence[int]]  # symbol -> extent, input -> shape
 
@@ -29,8 +27,6 @@ def ports_for(inputs: Sequence[Port], fed: Any) -> list[feeds.Port]:
 
 def bind_shapes(inputs: Sequence[Port], wanted: Binding) -> dict[str, Shape]:
     """The exact shape of each input. Raises InputError for contradictions and unbound symbols."""
-    from tilth.onnx.importer import bind_shapes as bind_exactly  # slow to import: on first use
-
     shapes = {name: tuple(s) for name, s in wanted.items() if not isinstance(s, int)}
     extents = {name: s for name, s in wanted.items() if isinstance(s, int)}
     _check_known(inputs, shapes, extents)

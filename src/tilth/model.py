@@ -152,7 +152,7 @@ class Model:
 
     def _is_complete(self) -> bool:
         """Whether what is compiled follows from the model alone, and may be kept on disk."""
-        from tilth.onnx.custom import uses_registered_ops
+        from tilth.onnx.registered import uses_registered_ops
 
         return not uses_registered_ops(self.source.proto)
 

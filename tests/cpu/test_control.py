@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from program_check import check_program
 
-from tilth.cpu import target
+from tilth.cpu import build
 from tilth.ir.graph import Graph, Value, make_constant, make_input
 from tilth.ir.ops import op
 from tilth.ir.ops.helpers import broadcast_to, matmul, scalar
@@ -17,7 +17,7 @@ TRUE, FALSE = np.array(True), np.array(False)
 @pytest.fixture(params=[1, 2, 3], autouse=True)
 def threads(request, monkeypatch):
     """All threads take part, however small the work."""
-    monkeypatch.setattr(target, "_is_tiny", lambda items: False)
+    monkeypatch.setattr(build, "_is_tiny", lambda items: False)
     return request.param
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tilth import TilthError
 from tilth.ir.types import DTYPES
 from tilth.runtime.cache import Cache, cache_key, default_cache
-from tilth.runtime.digest import CHUNK
+from tilth.runtime.digest import CHUNK, checksum
 from tilth.runtime.entry import ALIGNMENT, read_entry, write_entry
 
 TREE = {"code": b"\x90\xc3", "weights": [np.arange(10, dtype=np.float32)], "name": "net", "n": 3}
@@ -98,6 +98,14 @@ def test_a_flipped_bit_far_into_a_large_array_is_noticed(cache: Cache):
         file.seek(-70, os.SEEK_END)
         file.write(b"\1")
     assert cache.load("k") is None
+
+
+@pytest.mark.parametrize("pages", [1, 2, 100, 509, 700])
+def test_pages_that_changed_places_are_noticed(pages: int):
+    data = np.random.default_rng(0).integers(0, 256, (1500, 4096), np.uint8)
+    swapped = data.copy()
+    swapped[[3, 3 + pages]] = data[[3 + pages, 3]]
+    assert checksum(swapped.data) != checksum(data.data)
 
 
 @pytest.mark.parametrize("length", [0, 1, 20, 56, 100, -1])

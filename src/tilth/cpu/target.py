@@ -1,105 +1,61 @@
-"""The CPU as a target: what it wants from the pipeline, what it can run, and how it compiles."""
+"""The CPU as a target: what it wants from the pipeline, what it can run, and how it compiles.
+
+What only compiling needs is imported then: an executable from the cache starts sooner without.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
-from tilth.cpu import kernels
-from tilth.cpu.bandwidth import measure_bandwidth
-from tilth.cpu.emit import forbid_contraction
 from tilth.cpu.isa import Isa, host_isa
-from tilth.cpu.jit import compile_object
-from tilth.cpu.memory import assign
-from tilth.cpu.peak import measure_peak
-from tilth.cpu.plan import plan
-from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.region import CpuRegion
-from tilth.cpu.steps import Item, Loop, Step, all_steps, work
 from tilth.ir.graph import Graph, Node
-from tilth.ir.limits import memory_limit, require_memory
 from tilth.runtime.devices import usable_cores
-from tilth.runtime.target import KernelInfo, Options, Traits
-
-# Work below which a second thread costs more than it saves (some 30 us on one core): it may have to
-# be woken, and each barrier takes the better part of a microsecond.
-_SERIAL_FLOPS = 4_000_000
-_SERIAL_BYTES = 800_000
+from tilth.runtime.target import Options, Traits
 
 
 class CpuTarget:
     """Implements `runtime.target.Target` for the machine we run on."""
 
     kind = "cpu"
-    traits = Traits(
-        composites=kernels.COMPOSITES, layout="channels_last", explicit_padding=True, fuses=True
-    )
 
     def __init__(self, isa: Isa | None = None):
         self.isa = isa or host_isa()
+
+    @cached_property
+    def traits(self) -> Traits:
+        from tilth.cpu.kernels import COMPOSITES
+
+        return Traits(COMPOSITES, layout="channels_last", explicit_padding=True, fuses=True)
 
     def fingerprint(self, options: Options) -> str:
         threads = options.threads or usable_cores()
         return f"cpu {self.isa} threads={threads} precision={options.precision}"
 
     def unsupported(self, node: Node) -> str | None:
+        from tilth.cpu import kernels
+
         return kernels.unsupported(node)
 
     def compile(self, region: Graph, options: Options) -> CpuRegion:
+        from tilth.cpu.build import build
+
         threads = options.threads or usable_cores()
-        exact = options.precision == "exact"
-        steps = plan(region, self.isa, threads, exact)
-        if threads > 1 and _is_tiny(steps):
-            threads = 1
-            steps = plan(region, self.isa, threads, exact)
-        memory = assign(steps)
-        own = memory.weight_bytes + sum(v.tensor.nbytes for v in region.inputs)
-        require_memory("the arena of intermediate results", memory.arena_bytes, memory_limit(own))
-        module = emit_program(steps, memory, len(region.inputs), self.isa, threads)
-        if exact:
-            forbid_contraction(module)
-        return CpuRegion(
-            code=compile_object(module, self.isa),
-            weights=memory.pack_weights(),
-            inputs=tuple(v.tensor for v in region.inputs),
-            outputs=tuple(v.tensor for v in region.outputs),
-            kernels=tuple(_info(step) for step in steps),
-            arena_bytes=memory.arena_bytes,
-            scratch_bytes=scratch_bytes(steps),
-            threads=threads,
-        )
+        return build(region, self.isa, threads, exact=options.precision == "exact")
 
     def peak_flops(self, options: Options) -> float:
         """The FMA limit, measured now: see `cpu.peak`."""
+        from tilth.cpu.peak import measure_peak
+
         return measure_peak(self.isa, options.threads or usable_cores())
 
     def peak_bandwidth(self, options: Options) -> float:
         """The memory limit, measured once: see `cpu.bandwidth`."""
+        from tilth.cpu.bandwidth import measure_bandwidth
+
         return measure_bandwidth(self.isa, options.threads or usable_cores())
 
     def restore(self, state: Mapping[str, Any]) -> CpuRegion:
         return CpuRegion.from_state(state)
-
-
-def _is_tiny(items: Sequence[Item]) -> bool:
-    """Is there little to do between barriers? A loop counts as one turn."""
-    found = [step.kernel for step in all_steps(items)]
-    flops, nbytes = sum(k.flops for k in found), sum(k.bytes for k in found)
-    return flops < _SERIAL_FLOPS and nbytes < _SERIAL_BYTES
-
-
-def _info(item: Item) -> KernelInfo:
-    flops, nbytes = work(item)
-    if not isinstance(item, Step):
-        inside = list(all_steps([item]))
-        names = tuple(dict.fromkeys(name for step in inside for name in _names(step.node)))
-        turns = f"{item.trips} x " if isinstance(item, Loop) and item.trips is not None else ""
-        return KernelInfo(item.node.op, names, f"{turns}{len(inside)} kernels", flops, nbytes)
-    kernel = item.kernel
-    return KernelInfo(kernel.name, _names(item.node), kernel.algorithm, flops, nbytes)
-
-
-def _names(node: Node) -> tuple[str, ...]:
-    """The nodes that a kernel for `node` computes, by name or op."""
-    nodes = node.attrs["body"].nodes if node.op == "fusion" else (node,)
-    return tuple(dict.fromkeys(n.name or n.op for n in nodes if n.op != "constant"))

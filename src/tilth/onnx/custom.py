@@ -17,15 +17,14 @@ from tilth.ir.errors import UnsupportedError
 from tilth.ir.graph import Value
 from tilth.ir.ops import DECOMPOSE, INFER, OPS, REFERENCE
 from tilth.ir.ops.table import composite, decompose, infer, make, primitive, reference
-from tilth.onnx.check import subgraphs
 from tilth.onnx.context import NodeContext
 from tilth.onnx.host.registry import HOST_OPS, host_op
+from tilth.onnx.registered import REGISTERED
 from tilth.onnx.registry import NEWEST_OPSETS, add_handler, remove_handler
 
 ENTRY_POINTS = "tilth.onnx_ops"
 Rule = Callable[..., Any]
 log = logging.getLogger("tilth")
-_REGISTERED: set[tuple[str, str]] = set()
 
 
 def register_op(
@@ -69,30 +68,16 @@ def register_op(
         _declare_host(domain, name, since, reference)
     else:
         raise ValueError(f"{domain}::{name} needs a reference, infer and a lowering, or a handler")
-    _REGISTERED.add((domain, name))
+    REGISTERED.add((domain, name))
 
 
 def unregister_op(domain: str, name: str) -> None:
     """Forget all versions of a registered operator. KeyError if there is none."""
-    _REGISTERED.remove((domain, name))
+    REGISTERED.remove((domain, name))
     HOST_OPS.pop((domain, name), None)
     for since in remove_handler(domain, name):
         for table in (OPS, INFER, REFERENCE, DECOMPOSE):
             table.pop(_op_name(domain, name, since), None)
-
-
-def uses_registered_ops(proto: Any) -> bool:
-    """Whether a ModelProto has nodes that mean what this process was told.
-
-    Their code is not part of the model, so nothing made of it may be kept on disk.
-    """
-    bodies = [proto.graph, *proto.functions]
-    while bodies:
-        for node in bodies.pop().node:
-            if (node.domain, node.op_type) in _REGISTERED:
-                return True
-            bodies += subgraphs(node)
-    return False
 
 
 @cache

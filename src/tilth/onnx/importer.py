@@ -27,15 +27,16 @@ from tilth.ir.graph import Graph, Value, constant_of, make_constant, make_input,
 from tilth.ir.interpreter import interpret
 from tilth.ir.limits import memory_limit, nbytes, require_graph, require_tensor
 from tilth.ir.ops.table import provenance
-from tilth.ir.types import Shape, TensorType
+from tilth.ir.types import TensorType
 from tilth.ir.work import bounded_work
 from tilth.onnx.check import MAX_DEPTH, count_nodes, domain_of, node_label, ordered_nodes
 from tilth.onnx.context import NodeContext
-from tilth.onnx.load import ModelSource, OnnxModel, Port, load_model
+from tilth.onnx.load import ModelSource, OnnxModel, load_model
 from tilth.onnx.registry import Handler
 from tilth.onnx.resolve import ContextFunction, Function, Resolver
 from tilth.onnx.scope import Scope
 from tilth.onnx.tensors import ELEMENT_TYPES, sparse_array, tensor_array
+from tilth.runtime.ports import bind_exactly
 
 # Results up to this many elements are computed while importing when all operands are constants.
 _FOLD_LIMIT = 1 << 14
@@ -80,7 +81,7 @@ def import_values(
     """`import_graph`, and what each name in the model's graph stands for (sequences left out)."""
     model = load_model(model)
     resolver = require_supported(model)
-    bound = bind_shapes(model.inputs, shapes or {})
+    bound = bind_exactly(model.inputs, shapes or {})
     inputs = {p.name: make_input(TensorType(p.dtype, bound[p.name]), p.name) for p in model.inputs}
     known = {name: make_constant(array, name) for name, array in (values or {}).items()}
     for name, value in known.items():
@@ -99,35 +100,6 @@ def import_values(
     graph = Graph(tuple(inputs.values()), tuple(outputs), names, model.proto.graph.name or "main")
     require_graph(graph, importer.memory)
     return graph, {name: v for name, v in scope.values.items() if isinstance(v, Value)}
-
-
-def bind_shapes(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
-    """The exact shape of each input. Raises InputError naming the input and the dimension."""
-    names = [p.name for p in ports]
-    if unknown := [n for n in shapes if n not in names]:
-        raise InputError(f"the model has no input {unknown[0]!r}; its inputs are {names}")
-    symbols: dict[str, tuple[int, str]] = {}
-    bound: dict[str, Shape] = {}
-    for port in ports:
-        declared = port.shape
-        wanted = shapes.get(port.name, declared)
-        if wanted is None or any(isinstance(d, str) for d in wanted):
-            raise InputError(f"input {port} has open dimensions; give its shape")
-        given = tuple(int(d) for d in wanted)
-        if declared is None:
-            declared = given
-        if len(declared) != len(given):
-            raise InputError(f"input {port} has rank {len(declared)}, got shape {list(given)}")
-        for axis, (dim, size) in enumerate(zip(declared, given, strict=True)):
-            where = f"input '{port.name}', dimension {axis}"
-            if isinstance(dim, int):
-                if dim != size:
-                    raise InputError(f"{where}: the model says {dim}, got {size}")
-            elif symbols.setdefault(dim, (size, where))[0] != size:
-                first, place = symbols[dim]
-                raise InputError(f"{where}: got {size}, but '{dim}' is {first} at {place}")
-        bound[port.name] = given
-    return bound
 
 
 def require_supported(model: OnnxModel) -> Resolver:

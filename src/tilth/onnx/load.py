@@ -16,37 +16,15 @@ from typing import Any
 import numpy as np
 
 from tilth.ir.errors import ModelError
-from tilth.ir.types import Dim, DType
+from tilth.ir.types import Dim
 from tilth.onnx.check import check_model, check_text, opset_imports
 from tilth.onnx.tensors import ExternalFiles, element_type, sparse_array, tensor_array, tensor_dims
+from tilth.runtime.known import Stamp
+from tilth.runtime.ports import Port as Port
 
 ModelSource = Any  # str | os.PathLike | bytes | onnx.ModelProto | OnnxModel
 _PROTOBUF_LIMIT = 2**31 - 1
 _LFS_POINTER = b"version https://git-lfs"
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """One named input or output of a model.
-
-    A dimension is an int, or a str: the model's own symbol, or `NAME.AXIS` where it gives none.
-    `shape` is None when not even the rank is known. `container` is "" for a tensor, else what
-    wraps it ("sequence", "optional", "map", "sparse"); `dtype` is then None for a map.
-    """
-
-    name: str
-    dtype: DType | None
-    shape: tuple[Dim, ...] | None
-    container: str = ""
-
-    def __str__(self) -> str:
-        dims = "[?]" if self.shape is None else f"[{','.join(map(str, self.shape))}]"
-        tensor = f"{self.dtype}{dims}"
-        return (
-            f"{self.name}: {self.container}<{tensor}>"
-            if self.container
-            else f"{self.name}: {tensor}"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +34,14 @@ class OnnxModel:
     proto: Any
     files: ExternalFiles = field(default_factory=ExternalFiles)
     path: Path | None = None
+    stamp: Stamp | None = None  # of the file, before it was read
     _arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        """Those of all files that were read so far."""
+        own = (self.stamp,) if self.stamp else ()
+        return (*own, *self.files.stamps)
 
     @cached_property
     def opsets(self) -> Mapping[str, int]:
@@ -111,7 +96,8 @@ def load_model(source: ModelSource, infer_types: bool = False) -> OnnxModel:
         path = Path(source)
         # Links are followed once: external data may lie beside the link or beside its target.
         files = ExternalFiles([path.parent, path.resolve().parent])
-        model = OnnxModel(_parse(_read_file(path), f"'{path}'"), files, path)
+        data, stamp = _read_file(path)
+        model = OnnxModel(_parse(data, f"'{path}'"), files, path, stamp)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         model = OnnxModel(_parse(bytes(source), "the given bytes"))
     elif hasattr(source, "opset_import") and hasattr(source, "graph"):
@@ -137,15 +123,16 @@ def _with_output_types(proto: Any) -> Any:
         raise ModelError(f"an output has no type, and none can be inferred: {e}") from e
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path) -> tuple[bytes, Stamp]:
     try:
-        size = path.stat().st_size
-        if size > _PROTOBUF_LIMIT:
-            raise ModelError(
-                f"'{path}' has {size} bytes; a protobuf ends at 2 GB, so the file is not one "
-                f"(save large weights as external data)"
-            )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            stamp = Stamp.of(path, file.fileno())
+            if stamp.size > _PROTOBUF_LIMIT:
+                raise ModelError(
+                    f"'{path}' has {stamp.size} bytes; a protobuf ends at 2 GB, so the file is not "
+                    f"one (save large weights as external data)"
+                )
+            return file.read(), stamp
     except (OSError, ValueError) as e:
         raise ModelError(f"cannot read '{path}': {getattr(e, 'strerror', None) or e}") from e
 

@@ -19,6 +19,7 @@ from tilth.ir import types
 from tilth.ir.errors import ModelError
 from tilth.ir.limits import LARGEST_RANK, memory_limit, require_memory
 from tilth.ir.types import DType
+from tilth.runtime.known import Stamp
 
 # TensorProto.DataType, from onnx.proto.
 ELEMENT_TYPES: dict[int, DType] = {
@@ -67,6 +68,7 @@ class ExternalFiles:
     def __init__(self, directories: Sequence[Path] = ()) -> None:
         self.directories = tuple(Path(d).resolve() for d in directories)
         self._maps: dict[Path, mmap.mmap] = {}
+        self.stamps: list[Stamp] = []  # of the files that were mapped
 
     def read(self, tensor: Any, nbytes: int, where: str) -> memoryview:
         """The bytes of an external tensor. ModelError when the entry or the file is unusable."""
@@ -118,6 +120,7 @@ class ExternalFiles:
         if path not in self._maps:
             try:
                 with path.open("rb") as file:
+                    self.stamps.append(Stamp.of(path, file.fileno()))
                     self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as e:  # ValueError: an empty file
                 raise ModelError(f"{where}: cannot map external data '{path.name}': {e}") from e

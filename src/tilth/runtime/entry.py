@@ -1,7 +1,7 @@
 """One cache entry as a file: a JSON tree whose arrays and byte strings are sections of the file.
 
 Layout: a fixed header (magic, format version, length and SHA-256 of the manifest), the manifest
-(JSON: the tree, and offset, length and digest of each section), then the sections, each aligned
+(JSON: the tree, and offset, length and checksum of each section), then the sections, each aligned
 to 64 bytes so that arrays are used straight from the memory map. Nothing is ever unpickled.
 """
 
@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tilth.ir.types import DTYPES, dtype_of
-from tilth.runtime.digest import digest
+from tilth.runtime.digest import checksum
 
 MAGIC = b"TILTHART"
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 64
 _HEADER = struct.Struct("<8sIxxxxQ32s")  # magic, version, manifest length, manifest SHA-256
 
@@ -41,12 +41,11 @@ def write_entry(path: Path, tree: Mapping[str, Any]) -> None:
     root = _encode(tree, sections)
     table, offset = [], 0
     for section in sections:
-        table.append({"offset": offset, "length": section.nbytes, "digest": digest(section)})
+        table.append({"offset": offset, "length": section.nbytes, "checksum": checksum(section)})
         offset += _aligned(section.nbytes)
     manifest = json.dumps({"tree": root, "sections": table}, separators=(",", ":")).encode()
     with path.open("wb") as file:
-        checksum = hashlib.sha256(manifest).digest()
-        file.write(_HEADER.pack(MAGIC, VERSION, len(manifest), checksum))
+        file.write(_HEADER.pack(MAGIC, VERSION, len(manifest), hashlib.sha256(manifest).digest()))
         file.write(manifest)
         for section in sections:
             _pad(file)
@@ -56,24 +55,24 @@ def write_entry(path: Path, tree: Mapping[str, Any]) -> None:
 def read_entry(path: Path) -> dict[str, Any]:
     """The tree back; its arrays are read-only views of the memory-mapped file.
 
-    Every digest is checked. Raises EntryError, or OSError when the file cannot be opened.
+    Every checksum is verified. Raises EntryError, or OSError when the file cannot be opened.
     """
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < _HEADER.size:
             raise EntryError("shorter than a header")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    magic, version, length, checksum = _HEADER.unpack_from(data)
+    magic, version, length, expected = _HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION:
         raise EntryError(f"not an entry of format version {VERSION}")
     manifest = data[_HEADER.size : _HEADER.size + length]
-    if hashlib.sha256(manifest).digest() != checksum:
+    if hashlib.sha256(manifest).digest() != expected:
         raise EntryError("the manifest does not match its digest")
     parsed = json.loads(bytes(manifest))
     start = _aligned(_HEADER.size + length)
     sections = [data[start + s["offset"] :][: s["length"]] for s in parsed["sections"]]
     for i, (section, told) in enumerate(zip(sections, parsed["sections"], strict=True)):
-        if digest(section) != told["digest"]:
-            raise EntryError(f"section {i} does not match its digest")
+        if checksum(section) != told["checksum"]:
+            raise EntryError(f"section {i} does not match its checksum")
     return _decode(parsed["tree"], sections)
 
 
