@@ -52,7 +52,7 @@ def read_image(path: Path, white: int) -> np.ndarray:
     return pixels[None, None] / np.float32(white)
 
 
-def classify(model: tilth.Executable, images: dict[Path, np.ndarray]) -> list[Guess]:
+def classify(model: tilth.Compiled, images: dict[Path, np.ndarray]) -> list[Guess]:
     """One call per image, as a camera would deliver them; the file name ends with the label."""
     guesses = []
     for path, image in images.items():

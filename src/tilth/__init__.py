@@ -17,7 +17,7 @@ from tilth.ir.errors import (
 )
 from tilth.model import Model, load
 from tilth.runtime.devices import devices
-from tilth.runtime.executable import Executable
+from tilth.runtime.executable import Compiled, Executable
 from tilth.runtime.profile import Profile
 from tilth.runtime.report import Report
 from tilth.runtime.target import Device
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CompileError",
+    "Compiled",
     "Device",
     "DeviceError",
     "Executable",

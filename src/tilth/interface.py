@@ -7,6 +7,7 @@ shapes. Here the caller's wishes are checked against the interface and made comp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,30 @@ def ports_for(inputs: Sequence[Port], fed: Any) -> list[feeds.Port]:
 
 def bind_shapes(inputs: Sequence[Port], wanted: Binding) -> dict[str, Shape]:
     """The exact shape of each input. Raises InputError for contradictions and unbound symbols."""
+    return {port.name: _closed(port) for port in with_extents(inputs, wanted)}
+
+
+def with_extents(inputs: Sequence[Port], wanted: Binding) -> tuple[Port, ...]:
+    """The inputs with what `wanted` says in place of symbols; what it leaves open stays open.
+
+    Raises InputError for contradictions.
+    """
     shapes = {name: tuple(s) for name, s in wanted.items() if not isinstance(s, int)}
     extents = {name: s for name, s in wanted.items() if isinstance(s, int)}
     _check_known(inputs, shapes, extents)
     for port in inputs:
         _learn_extents(port, shapes.get(port.name, ()), extents)
-    for port in inputs:
-        if port.name not in shapes:
-            shapes[port.name] = _bound(port, extents)
-    if negative := [d for shape in shapes.values() for d in shape if d < 0]:
+    if negative := [d for shape in (*shapes.values(), extents.values()) for d in shape if d < 0]:
         raise InputError(f"{negative[0]} is no extent of a dimension")
-    return bind_exactly(inputs, shapes)
+    given = bind_exactly([p for p in inputs if p.name in shapes], shapes)
+    return tuple(replace(p, shape=given.get(p.name, _replaced(p, extents))) for p in inputs)
+
+
+def exact_shapes(inputs: Sequence[Port]) -> dict[str, Shape] | None:
+    """The shapes of inputs if all are tensors without symbols, else None."""
+    if any(p.container or p.shape is None for p in inputs) or free_symbols(inputs):
+        return None
+    return {port.name: _closed(port) for port in inputs}
 
 
 def free_symbols(inputs: Sequence[Port]) -> tuple[str, ...]:
@@ -89,11 +103,18 @@ def _learn_extents(port: Port, shape: Shape, extents: dict[str, int]) -> None:
             raise InputError(f"'{dim}' is {extents[dim]}, but {where}")
 
 
-def _bound(port: Port, extents: Mapping[str, int]) -> Shape:
-    """The port's shape with its symbols replaced."""
+def _replaced(port: Port, extents: Mapping[str, int]) -> tuple[int | str, ...] | None:
+    """The port's shape with these symbols replaced."""
+    if port.shape is None:
+        return None
+    return tuple(extents.get(d, d) if isinstance(d, str) else d for d in port.shape)
+
+
+def _closed(port: Port) -> Shape:
+    """The port's shape, which must have no symbols."""
     if port.shape is None:
         raise InputError(f"input {port} has no known rank; give shapes={{'{port.name}': (...)}}")
     for dim in port.shape:
-        if isinstance(dim, str) and dim not in extents:
+        if isinstance(dim, str):
             raise InputError(f"input {port}: '{dim}' is open; give it, as in shapes={{'{dim}': 1}}")
-    return tuple(extents[d] if isinstance(d, str) else d for d in port.shape)
+    return tuple(int(d) for d in port.shape)

@@ -13,8 +13,9 @@ import onnx.helper as oh
 import pytest
 
 import tilth
-from tilth.model import EXECUTABLES_KEPT
+from tilth.onnx.compile import Compiler
 from tilth.runtime.cache import default_cache
+from tilth.runtime.executable import VARIANTS_KEPT
 from tilth.runtime.target import TARGETS
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -91,7 +92,6 @@ def test_compile_binds_symbols_by_name_or_by_an_input_shape(device: str):
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        ({}, r"'batch' is open; give it, as in shapes=\{'batch': 1\}"),
         ({"other": 1}, "no symbol 'other'; its inputs are x"),
         ({"other": (1, 4)}, "no input 'other'; its inputs are x"),
         ({"x": (1, 5)}, "says 4, got 5"),
@@ -194,7 +194,7 @@ def test_an_entry_that_cannot_be_restored_is_compiled_again(monkeypatch, caplog)
     model = tilth.load(dense_model(batch=1))
     model.compile("reference")
     with monkeypatch.context() as patch:
-        patch.setattr("tilth.model.Executable.from_state", lambda state: {}["gone"])
+        patch.setattr("tilth.Executable.from_state", lambda state: {}["gone"])
         assert not model.compile("reference").report.from_cache
     assert "KeyError" in caplog.text
 
@@ -229,19 +229,21 @@ def test_new_shapes_compile_again_and_say_why(interpreted, caplog):
 
 def test_the_least_recently_used_executable_is_dropped(interpreted):
     model = tilth.load(dense_model())
-    for batch in range(1, EXECUTABLES_KEPT + 1):
+    for batch in range(1, VARIANTS_KEPT + 1):
         model({"x": np.ones((batch, 4), np.float32)})
     model({"x": np.ones((1, 4), np.float32)})
     model({"x": np.ones((99, 4), np.float32)})
-    kept = {shapes[0][0] for shapes in model._executables}
-    assert kept == {1, 99} | set(range(3, EXECUTABLES_KEPT + 1))
+    told = "\n".join(model.report.variants)
+    assert all(f"x [{n}, 4]" in told for n in (1, 99, *range(3, VARIANTS_KEPT + 1)))
+    assert "x [2, 4]" not in told
+    assert "1 dropped, of 17 made" in told
 
 
 def test_threads_that_call_at_once_compile_once(interpreted, monkeypatch):
     model = tilth.load(dense_model())
     compiled = []
-    original = model.compile
-    monkeypatch.setattr(model, "compile", lambda **k: compiled.append(k) or original(**k))
+    original = Compiler.exact
+    monkeypatch.setattr(Compiler, "exact", lambda *a: compiled.append(a) or original(*a))
     x = np.ones((1, 4), np.float32)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: model({"x": x})["y"], range(40)))

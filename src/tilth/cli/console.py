@@ -42,7 +42,7 @@ Threads = Annotated[int, typer.Option("--threads", help="0: all cores this proce
 Resize = Annotated[bool, typer.Option("--resize", help="Fit pictures to the input's size.")]
 
 
-def compile_model(model: tilth.Model, shapes: Any, device: str, threads: int) -> tilth.Executable:
+def compile_model(model: tilth.Model, shapes: Any, device: str, threads: int) -> tilth.Compiled:
     """Compile with the current stage shown on stderr, and a line on what it took."""
     spinner = err.status("compiling") if err.is_terminal else nullcontext()
     with spinner as status:

@@ -51,7 +51,7 @@ def run(
     out.print(f"ran in {(time.perf_counter() - start) * 1e3:.3f} ms on {device}")
     _show(outputs, top)
     if save is not None:
-        np.savez(save, **outputs)  # type: ignore[arg-type]
+        np.savez(save, **outputs)
     if against:
         expected = run_once(against, Job(model, feeds, threads or usable_cores()))
         error = relative_error(list(outputs.values()), expected)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from tilth.ir.errors import DeviceError, InputError
+from tilth.onnx.compile import Compiler
 from tilth.onnx.dynamic import DynamicModel
-from tilth.onnx.load import ModelSource
+from tilth.onnx.load import ModelSource, load_model
+from tilth.onnx.origin import Origin
 from tilth.runtime.devices import parse_device, usable_cores
 from tilth.runtime.report import Report
 from tilth.runtime.target import Options
@@ -22,7 +24,10 @@ class Prepared:
     """A model that is ready to be run, as `onnx.backend.base.BackendRep` is."""
 
     def __init__(self, model: ModelSource, device: str = "cpu") -> None:
-        self._model = DynamicModel(model, parse_device(device), Options(usable_cores(), "exact"))
+        options = Options(usable_cores(), "exact")
+        compiler = Compiler(Origin(load_model(model)), parse_device(device), options)
+        self._model = DynamicModel(compiler)
+        self._model.check()
 
     @property
     def report(self) -> Report:

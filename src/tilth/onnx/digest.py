@@ -6,14 +6,16 @@ Weights are most of a model, so it is hashed message by message: never a second 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilth.onnx.load import OnnxModel
 from tilth.onnx.tensors import tensor_array
 from tilth.runtime.digest import combined, digest
 from tilth.runtime.mapped import release
+
+if TYPE_CHECKING:
+    from tilth.onnx.load import OnnxModel
 
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 

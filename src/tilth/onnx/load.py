@@ -43,6 +43,18 @@ class OnnxModel:
         own = (self.stamp,) if self.stamp else ()
         return (*own, *self.files.stamps)
 
+    @property
+    def name(self) -> str:
+        """The file's name without its ending, else the name of the graph."""
+        return self.path.stem if self.path else self.proto.graph.name or "model"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the model and its external data."""
+        from tilth.onnx.digest import model_digest
+
+        return model_digest(self)
+
     @cached_property
     def opsets(self) -> Mapping[str, int]:
         """Domain to version; the domain "ai.onnx" is written ""."""

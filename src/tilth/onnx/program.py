@@ -7,9 +7,10 @@ sub-graphs and functions that cannot be compiled are programs, too.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -21,40 +22,34 @@ from tilth.ir.graph import Graph, Value, constant_of, make_constant
 from tilth.ir.interpreter import interpret
 from tilth.onnx.check import MAX_DEPTH, domain_of, node_label, node_reads, ordered_nodes
 from tilth.onnx.host.registry import HOST_OPS, HostContext
-from tilth.onnx.importer import Importer, static_value, with_attributes
+from tilth.onnx.importer import static_value, with_attributes
 from tilth.onnx.load import OnnxModel
 from tilth.onnx.resolve import Function
 from tilth.onnx.scope import Scope
 from tilth.onnx.segments import Draft, Environment, Segment, as_array, draft
 from tilth.onnx.tensors import sparse_array, tensor_array
+from tilth.onnx.workshop import Workshop
+from tilth.runtime.executable import Executable
 
-SEGMENTS_KEPT = 16  # per stage, for different shapes
 _COMPARED = 64  # constants up to this many elements are compared by value
-
-
-@dataclass(eq=False)
-class Workshop:
-    """What all programs of one model share: the importer, the compiler, and a diary.
-
-    `compile` makes a segment out of a draft (by the interpreter if `compiled` is false); `told` is
-    called for each node that runs on the host, with the reason. An importer counts what it does, so
-    each use is given a new one.
-    """
-
-    importer: Callable[[], Importer]
-    compile: Callable[[Draft, bool], Segment]
-    told: Callable[[Any, str], None]
-    import_work: Callable[[], AbstractContextManager[None]]
+_TOLD = 3  # differences named in a reason
+log = logging.getLogger("tilth")
 
 
 @dataclass(eq=False)
 class Stage:
-    """The nodes that are left at some point of a program, and the segments found for them."""
+    """The nodes that are left at some point of a program, and the segments found for them.
+
+    `latest` is what the latest new segment was made for: name to signature. `made` counts those
+    that were compiled, `interpreted` says that shapes came that were not.
+    """
 
     pending: tuple[int, ...]
     reads: tuple[str, ...]
     segments: OrderedDict[Any, Segment] = field(default_factory=OrderedDict)
-    compiled: int = 0
+    latest: Mapping[str, Any] | None = None
+    made: int = 0
+    interpreted: bool = False
 
 
 class Program:
@@ -92,12 +87,40 @@ class Program:
         while pending:
             stage = self._stage(pending)
             segment = self._segment(stage, environment)
-            segment(environment)
+            recorder = self._workshop.recorder
+            segment(environment, recorder.run if recorder else Executable.run)
             for position in segment.draft.refused:
                 self._run_on_host(position, environment)
+            if self._workshop.observer and not self._depth:
+                self._workshop.observer(environment)
             pending = segment.draft.waiting
             _forget(environment, {*self._stage(pending).reads, *self._outputs})
         return [as_array(environment[name]) for name in self._outputs]
+
+    def prepare(self, values: Mapping[str, Any]) -> None:
+        """Compile the first segment, for values of which only types and shapes count."""
+        environment = {**values, **self._constants}
+        self._segment(self._stage(tuple(range(len(self._nodes)))), environment)
+
+    def segments(self) -> Iterator[Segment]:
+        """Those that are kept now, with those of bodies."""
+        for stage in self._stages.values():
+            yield from stage.segments.values()
+        for body in self._bodies.values():
+            yield from body.segments()
+
+    def foresee(self, values: Mapping[str, Any]) -> None:
+        """Tell the workshop of nodes that will run on the host, as far as it shows beforehand.
+
+        Of `values` only types and shapes count. Nodes that wait for others are told when no other
+        way is known for their operator.
+        """
+        stage = self._stage(tuple(range(len(self._nodes))))
+        for position in self._drafted(stage, {**values, **self._constants}).waiting:
+            node = self._nodes[position]
+            found = HOST_OPS.get((domain_of(node), node.op_type))
+            if found is not None and found.folds:
+                self._workshop.tell(node, found.why)
 
     def _stage(self, pending: tuple[int, ...]) -> Stage:
         if pending not in self._stages:
@@ -107,35 +130,72 @@ class Program:
 
     def _segment(self, stage: Stage, environment: Environment) -> Segment:
         """The segment for what is there now; drafts and compiles it when it is new."""
-        key = tuple(
-            _signature(environment[n])
+        seen = {
+            n: _signature(environment[n])
             for n in stage.reads
             if n in environment and n not in self._constants
-        )
+        }
+        key = tuple(seen.items())
         found = stage.segments.get(key)
         if found is None:
-            found = stage.segments[key] = self._new_segment(stage, environment)
-            if len(stage.segments) > SEGMENTS_KEPT:
+            found = stage.segments[key] = self._new_segment(stage, environment, seen)
+            if len(stage.segments) > self._workshop.most:
                 stage.segments.popitem(last=False)
         stage.segments.move_to_end(key)
         return found
 
-    def _new_segment(self, stage: Stage, environment: Environment) -> Segment:
+    def _new_segment(
+        self, stage: Stage, environment: Environment, seen: Mapping[str, Any]
+    ) -> Segment:
+        drafted = self._drafted(stage, environment)
+        stage.made += drafted.graph is not None
+        compiled = stage.made <= self._workshop.most
+        why = self._reason(stage, seen, compiled) if drafted.graph else ""
+        stage.latest = seen
+        return self._workshop.segment(drafted, compiled, why)
+
+    def _drafted(self, stage: Stage, environment: Environment) -> Draft:
+        """What can be compiled now; what is refused is told."""
         scope = Scope({}, self._opsets, attributes=self._attributes, depth=self._depth)
         nodes = {i: self._nodes[i] for i in stage.pending}
+        exposes = self._workshop.exposes and not self._depth
+        wanted = [o for n in self._nodes for o in n.output] if exposes else self._outputs
         with self._workshop.import_work():
-            importer = self._workshop.importer()
-            drafted = draft(nodes, self._outputs, scope, environment, importer)
+            drafted = draft(nodes, wanted, scope, environment, self._workshop.importer())
         for position, why in drafted.refused.items():
             node = nodes[position]
             found = HOST_OPS.get((domain_of(node), node.op_type))
-            self._workshop.told(node, found.why if found else why)
-        stage.compiled += drafted.graph is not None
-        return self._workshop.compile(drafted, stage.compiled <= SEGMENTS_KEPT)
+            self._workshop.tell(node, found.why if found else why)
+        return drafted
+
+    def _reason(self, stage: Stage, seen: Mapping[str, Any], compiled: bool) -> str:
+        """Why a segment is made; logged, unless it is the first of its stage."""
+        pending = [self._nodes[i] for i in stage.pending]
+        begins = next((n for n in pending if n.op_type != "Constant"), pending[0])
+        where = f"the stage from {node_label(begins)}"
+        if stage.latest is None:
+            return f"{where}: the first shapes"
+        changed = [n for n in seen if seen[n] != stage.latest.get(n)]
+        told = ", ".join(_change(n, seen[n], stage.latest.get(n)) for n in changed[:_TOLD])
+        name, most = self._workshop.model.name, self._workshop.most
+        if compiled:
+            log.warning(
+                "compiling %s again, %s (number %d; the latest %d are kept): %s",
+                *(name, where, stage.made, most, told),
+            )
+        elif not stage.interpreted:
+            stage.interpreted = True
+            log.warning(
+                "%s, %s: shapes changed over %d times; for new ones it is interpreted from now on",
+                *(name, where, most),
+            )
+        return f"{where}: {told}"
 
     def _run_on_host(self, position: int, environment: Environment) -> None:
         node = self._nodes[position]
-        results = self._host_results(position, node, environment)
+        recorder = self._workshop.recorder
+        with recorder.host(node) if recorder else nullcontext():
+            results = self._host_results(position, node, environment)
         if len(results) < len(list(filter(None, node.output))):
             raise ModelError(f"{node_label(node)} gives {len(results)} results")
         environment.update((n, r) for n, r in zip(node.output, results, strict=False) if n)
@@ -158,7 +218,7 @@ class Program:
             return self._run_body(position, node, attribute, operands, environment)
 
         return HostContext(
-            self._workshop.importer().model,
+            self._workshop.model,
             node,
             self._opsets[domain_of(node)],
             Scope({}, self._opsets),
@@ -184,7 +244,7 @@ class Program:
                 graph.node,
                 [o.name for o in graph.output],
                 self._opsets,
-                graph_constants(self._workshop.importer().model, graph),
+                graph_constants(self._workshop.model, graph),
                 self._attributes,
                 self._depth + 1,
             )
@@ -260,6 +320,21 @@ def _signature(value: Any) -> Any:
     if array is None or array.size > _COMPARED or array.dtype == object:
         return value
     return array.dtype, array.shape, array.tobytes()
+
+
+def _change(name: str, now: Any, before: Any) -> str:
+    return f"'{name}' is now {_described(now)}, was {_described(before)}"
+
+
+def _described(signature: Any) -> str:
+    match signature:
+        case (np.dtype() as dtype, tuple() as shape):
+            return f"{dtype}{list(shape)}"
+        case None:
+            return "not there"
+        case type():
+            return signature.__name__
+    return "another constant"
 
 
 def _forget(environment: Environment, live: set[str]) -> None:

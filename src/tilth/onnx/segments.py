@@ -6,7 +6,7 @@ does all that needs its results; the others become one graph and are compiled fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,22 +71,29 @@ class Draft:
     waiting: tuple[int, ...]
 
 
+Run = Callable[[Executable, Sequence[np.ndarray]], Mapping[str, np.ndarray]]
+
+
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A draft and the executable of its graph (None where nothing is left to compute)."""
+    """A draft and the executable of its graph (None where nothing is left to compute).
+
+    `why` says what was new when it was made.
+    """
 
     draft: Draft
     executable: Executable | None
+    why: str = ""
 
-    def __call__(self, environment: Environment) -> None:
-        """Run, and enter the results."""
+    def __call__(self, environment: Environment, run: Run = Executable.run) -> None:
+        """Run the executable by `run`, and enter the results."""
         outputs: list[np.ndarray] = []
         if self.executable is not None:
             arrays = [
                 np.require(environment[p.name], requirements=["C", "A"])
                 for p in self.executable.inputs
             ]
-            outputs = list(self.executable.run(arrays).values())
+            outputs = list(run(self.executable, arrays).values())
         found = {n: _result(r, environment, outputs) for n, r in self.draft.results.items()}
         environment.update(found)
 

@@ -24,9 +24,13 @@ from tilth.interface import bind_shapes, free_symbols
 from tilth.ir.errors import InputError, TilthError, UnsupportedError
 from tilth.model import Model
 from tilth.onnx import session_errors
+from tilth.onnx.compile import Compiler
+from tilth.onnx.dynamic import DynamicModel
 from tilth.onnx.ends import TensorModel, with_tensor_ends
 from tilth.onnx.export import save_model
 from tilth.onnx.load import OnnxModel, load_model
+from tilth.onnx.origin import Origin
+from tilth.onnx.registered import uses_registered_ops
 from tilth.onnx.resolve import Resolver
 from tilth.onnx.session_errors import (
     EngineError,
@@ -56,10 +60,10 @@ from tilth.onnx.session_options import (
     severity,
 )
 from tilth.onnx.session_profile import Trace
-from tilth.onnx.session_run import Runner
 from tilth.onnx.session_types import ModelMetadata, NodeArg, metadata, node_arg
 from tilth.onnx.session_values import IOBinding, OrtDevice, OrtValue, copy_tensors
-from tilth.runtime.devices import usable_cores
+from tilth.runtime.cache import default_cache
+from tilth.runtime.devices import parse_device, usable_cores
 from tilth.runtime.target import Options
 
 __all__ = [
@@ -221,7 +225,7 @@ class InferenceSession:
     ) -> None:
         """Choose where to run from now on: on the first of these that is available."""
         self._providers = _chosen_providers(providers, provider_options)
-        self._runners: dict[frozenset[str], Runner] = {}
+        self._runners: dict[frozenset[str], DynamicModel] = {}
 
     def disable_fallback(self) -> None:
         """Without effect: a run never changes its provider."""
@@ -326,11 +330,10 @@ class InferenceSession:
         tensors, runner = self._served_by(fed_weights)
         given = tensors.tensors(feeds)
         arrays = checked_feeds(tensors.model.inputs, given, self._options.free_dimensions)
-        serving = runner.serving(arrays)
         begin = self._trace.now() if self._trace else 0.0
-        results = serving(arrays)
+        results = runner(arrays)
         if self._trace:
-            self._trace.add_run(begin, serving, arrays)
+            self._trace.add_run(begin, runner, arrays)
         return tensors.completed(results)
 
     def _require_all(self, feeds: Mapping[str, Any]) -> None:
@@ -343,7 +346,7 @@ class InferenceSession:
             wanted = ", ".join(f"'{i.name}' ({i.type})" for i in missing)
             raise MissingInput(f"required inputs are not fed: {wanted}; fed are {list(feeds)}")
 
-    def _served_by(self, fed_weights: frozenset[str]) -> tuple[TensorModel, Runner]:
+    def _served_by(self, fed_weights: frozenset[str]) -> tuple[TensorModel, DynamicModel]:
         """The model in which these initialisers are inputs, and its runner."""
         tensors = self._tensors
         if fed_weights:
@@ -355,14 +358,16 @@ class InferenceSession:
             self._runners[fed_weights] = self._runner(tensors.model)
         return tensors, self._runners[fed_weights]
 
-    def _runner(self, model: OnnxModel) -> Runner:
+    def _runner(self, model: OnnxModel) -> DynamicModel:
         exact = self._options.graph_optimization_level == GraphOptimizationLevel.ORT_DISABLE_ALL
         threads = self._options.intra_op_num_threads
         options = Options(
             threads if threads > 0 else usable_cores(), "exact" if exact else "default"
         )
-        device = PROVIDERS[self.get_providers()[0]]
-        return Runner(model, device, options, cache=not self._options.initializers)
+        device = parse_device(PROVIDERS[self.get_providers()[0]])
+        kept = not self._options.initializers and not uses_registered_ops(model.proto)
+        store = default_cache() if kept else None
+        return DynamicModel(Compiler(Origin(model), device, options, store))
 
     def _prepare(self) -> None:
         """Compile now what is for one set of shapes only, and write it if that is asked for."""
@@ -381,7 +386,7 @@ class InferenceSession:
         with translated(), severity(self._options.log_severity_level):
             if path:
                 save_model(run_shared(Model(model).graph(shapes), Options()).graph, path)
-            self._served_by(_NONE_FED)[1].prepare(shapes)
+            self._served_by(_NONE_FED)[1].start(shapes)
 
 
 def _load(source: Any) -> OnnxModel:

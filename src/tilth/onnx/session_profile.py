@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tilth.onnx.session_run import Serving
-from tilth.runtime.executable import Executable
+from tilth.onnx.dynamic import DynamicModel
 
 Event = dict[str, Any]
 
@@ -38,14 +37,11 @@ class Trace:
         """Seconds since the start."""
         return (time.monotonic_ns() - self.start) * 1e-9
 
-    def add_run(self, begin: float, serving: Serving, feeds: dict[str, Any]) -> None:
-        """A run that has just ended, and its kernels, measured by running once more.
-
-        Of a model that runs in stages only the whole run is told.
-        """
+    def add_run(self, begin: float, model: DynamicModel, feeds: dict[str, Any]) -> None:
+        """A run that has just ended, and its kernels, measured by running once more."""
         self.add("model_run", "Session", begin, self.now() - begin)
         again = self.now()
-        for record in serving.trace(feeds) if isinstance(serving, Executable) else ():
+        for record in model.trace(feeds):
             k = record.kernel
             self.add(
                 f"{k.node}_kernel_time",

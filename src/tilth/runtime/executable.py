@@ -6,21 +6,45 @@ per call but look at the feeds and name the outputs.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tilth.runtime.feeds import C_CONTIGUOUS_AND_ALIGNED, Port, check_feeds
 from tilth.runtime.plan import Copy, Plan, RunRegion, Step, plan_from_state
-from tilth.runtime.profile import Limits, Profile, summarise
+from tilth.runtime.profile import Profile, measured
 from tilth.runtime.report import Report
-from tilth.runtime.target import CompiledRegion, HasPeak, KernelRecord, Options, target
-from tilth.runtime.trace import TracedRecord
+from tilth.runtime.target import CompiledRegion, KernelRecord, target
+from tilth.runtime.trace import HOST, TracedRecord, shifted
 
+VARIANTS_KEPT = 16  # for different shapes of one model, unless the caller says otherwise
 _HINT = "; an executable is for exact shapes: compile the model for these, or call the model itself"
+
+
+class Compiled(Protocol):
+    """What compiling a model gives: an `Executable` for exact shapes, or a model for any."""
+
+    @property
+    def inputs(self) -> Sequence[Any]:
+        """Named, typed ends: `name`, `dtype`, `shape`."""
+
+    @property
+    def outputs(self) -> Sequence[Any]: ...
+
+    @property
+    def report(self) -> Report:
+        """How it was made, and what became of each node."""
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Run on `feeds` (input name to value); output name to value, in the model's order."""
+
+    def profile(self, feeds: Mapping[str, Any], runs: int = 10) -> Profile:
+        """Time each kernel over `runs` instrumented calls."""
+
+    def trace(self, feeds: Mapping[str, Any]) -> list[TracedRecord]:
+        """The kernel records of one instrumented call, times counted from its start."""
 
 
 class Executable:
@@ -86,14 +110,11 @@ class Executable:
 
     def profile(self, feeds: Mapping[str, Any], runs: int = 10) -> Profile:
         """Time each kernel over `runs` instrumented calls, after one call to warm up."""
-        if runs < 1:
-            raise ValueError(f"runs must be at least 1, not {runs}")
         arrays = self._checked(feeds)
-        seconds = [_timed(self.run, arrays) for _ in range(runs + 1)][1:]
-        traces = [self._trace(arrays) for _ in range(runs)]
-        threads = 1 + max((r.kernel.thread for r in traces[-1]), default=0)
-        limits = self._limits(threads)
-        return summarise(self.report.model, traces, statistics.median(seconds), limits)
+        kinds = set(self._kinds())
+        kind = kinds.pop() if len(kinds) == 1 else ""
+        model = self.report.model
+        return measured(model, kind, lambda: self.run(arrays), lambda: self._trace(arrays), runs)
 
     def trace(self, feeds: Mapping[str, Any]) -> list[TracedRecord]:
         """The kernel records of one instrumented call, times counted from its start."""
@@ -150,7 +171,7 @@ class Executable:
         elapsed = 0.0
         for step in self.plan.steps:
             found, seconds = self._trace_step(step, values)
-            records += [_shifted(r, elapsed) for r in found]
+            records += [shifted(r, elapsed) for r in found]
             elapsed += seconds
         return records
 
@@ -166,23 +187,12 @@ class Executable:
                 size = 2 * values[input].nbytes
                 where = f"{source} to {destination}"
                 record = KernelRecord("copy", where, "memory copy", 0, 0.0, seconds, 0, size)
-                return [TracedRecord("host", record)], seconds
+                return [TracedRecord(HOST, record)], seconds
 
     def _kinds(self) -> list[str]:
         """The device kind of each region."""
         runs = [s for s in self.plan.steps if isinstance(s, RunRegion)]
         return [s.device.kind for s in sorted(runs, key=lambda s: s.region)]
-
-    def _limits(self, threads: int) -> Limits | None:
-        """The limits of the one device that runs everything, if its target knows them."""
-        kinds = set(self._kinds())
-        if len(kinds) != 1:
-            return None
-        found = target(kinds.pop())
-        if not isinstance(found, HasPeak):
-            return None
-        options = Options(threads)
-        return Limits(found.peak_flops(options), found.peak_bandwidth(options))
 
 
 def _reordering(selected: Sequence[int], count: int) -> tuple[int, ...] | None:
@@ -194,9 +204,3 @@ def _timed(function: Any, *arguments: Any) -> float:
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start
-
-
-def _shifted(record: TracedRecord, seconds: float) -> TracedRecord:
-    k = record.kernel
-    rest = (k.thread, k.start + seconds, k.seconds, k.flops, k.bytes)
-    return TracedRecord(record.device, KernelRecord(k.name, k.node, k.algorithm, *rest))

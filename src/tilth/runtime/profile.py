@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilth.runtime.target import HasPeak, Options, target
 from tilth.runtime.trace import Key, TracedRecord, by_kernel, trace_events, waits
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ class KernelTime:
 
     `busy` and `waits` are per thread: seconds inside the kernel, and seconds from its end until
     the thread's next kernel starts. `flops` and `bytes` are those of the plain definition, each
-    operand counted once, whatever the algorithm makes of them.
+    operand counted once, whatever the algorithm makes of them. `calls` is how often it ran in a
+    run; all figures are the sum of these calls.
     """
 
     device: str
@@ -39,6 +43,7 @@ class KernelTime:
     bytes: int
     busy: tuple[float, ...]
     waits: tuple[float, ...]
+    calls: int = 1
 
     @property
     def flops_per_second(self) -> float:
@@ -67,6 +72,7 @@ class KernelTime:
             "bytes_per_second": self.bytes_per_second,
             "busy": self.busy,
             "waits": self.waits,
+            "calls": self.calls,
         }
 
 
@@ -155,7 +161,8 @@ class Profile:
         return to_text(self)
 
     def _cells(self, k: KernelTime) -> list[str]:
-        cells = [k.name, k.node, k.algorithm, f"{k.seconds * 1e3:.3f}", f"{k.share:.1%}"]
+        times = f" x{k.calls}" if k.calls > 1 else ""
+        cells = [k.name + times, k.node, k.algorithm, f"{k.seconds * 1e3:.3f}", f"{k.share:.1%}"]
         cells += [f"{k.wait * 1e6:.1f}"]
         cells += [f"{k.flops_per_second / 1e9:.1f}", f"{k.bytes_per_second / 1e9:.1f}"]
         if self.limits:
@@ -179,6 +186,65 @@ class Profile:
                 "faster)"
             )
         return "\n".join(lines)
+
+
+def measured(
+    model: str,
+    kind: str,
+    run: Callable[[], object],
+    trace: Callable[[], Sequence[TracedRecord]],
+    runs: int,
+) -> Profile:
+    """The profile of calling `run`, and of as many instrumented calls by `trace`; one to warm up.
+
+    `kind` is that of the device that computes everything, "" if there are several. ValueError for
+    less than one run.
+    """
+    if runs < 1:
+        raise ValueError(f"runs must be at least 1, not {runs}")
+    seconds = [_timed(run) for _ in range(runs + 1)][1:]
+    traces = [trace() for _ in range(runs)]
+    threads = 1 + max((r.kernel.thread for r in traces[-1]), default=0)
+    return summarise(model, traces, statistics.median(seconds), _limits(kind, threads))
+
+
+def merged(profile: Profile) -> Profile:
+    """The profile with one row for a kernel that runs several times, as in a loop on the host."""
+    rows: dict[tuple[str, str, str, str], KernelTime] = {}
+    for k in profile.kernels:
+        name = (k.device, k.name, k.node, k.algorithm)
+        rows[name] = _sum(rows[name], k) if name in rows else k
+    return replace(profile, kernels=tuple(rows.values()))
+
+
+def _sum(a: KernelTime, b: KernelTime) -> KernelTime:
+    busy = tuple(map(sum, zip_longest(a.busy, b.busy, fillvalue=0.0)))
+    waited = tuple(map(sum, zip_longest(a.waits, b.waits, fillvalue=0.0)))
+    return replace(
+        a,
+        seconds=a.seconds + b.seconds,
+        share=a.share + b.share,
+        flops=a.flops + b.flops,
+        bytes=a.bytes + b.bytes,
+        busy=busy,
+        waits=waited,
+        calls=a.calls + b.calls,
+    )
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _limits(kind: str, threads: int) -> Limits | None:
+    """The limits of a device, if there is one and its target knows them."""
+    found = target(kind) if kind else None
+    if not isinstance(found, HasPeak):
+        return None
+    options = Options(threads)
+    return Limits(found.peak_flops(options), found.peak_bandwidth(options))
 
 
 def summarise(

@@ -39,7 +39,10 @@ class HostOpReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The story of one compilation. `str(report)` is readable; `seconds` is by stage."""
+    """The story of one compilation. `str(report)` is readable; `seconds` is by stage.
+
+    `variants`: for what reasons code was made for other shapes, of a model without fixed ones.
+    """
 
     model: str
     device: str
@@ -53,6 +56,7 @@ class Report:
     rewrites: tuple[str, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     from_cache: bool = False
+    variants: tuple[str, ...] = ()
 
     @property
     def arena_bytes(self) -> int:
@@ -65,6 +69,12 @@ class Report:
     @property
     def compile_seconds(self) -> float:
         return sum(s for _, s in self.seconds)
+
+    @property
+    def origin(self) -> str:
+        """Whether it was compiled or brought back, and how long that took."""
+        how = "loaded from the cache" if self.from_cache else "compiled"
+        return f"{how} in {self.compile_seconds:.2f} s"
 
     @property
     def kernels(self) -> tuple[KernelInfo, ...]:
@@ -90,6 +100,7 @@ class Report:
                 "fused": tuple(state["fused"]),
                 "missed": tuple(state["missed"]),
                 "rewrites": tuple(state["rewrites"]),
+                "variants": tuple(state["variants"]),
                 "seconds": tuple((stage, s) for stage, s in state["seconds"]),
             }
         )
@@ -102,6 +113,7 @@ class Report:
         from tilth.runtime.render import titled_lines
 
         told = {
+            "variants": self.variants,
             "host operations": [f"{h.op} {h.node}: {h.why}" for h in self.host_ops],
             "fusions made": self.fused,
             "fusions missed": self.missed,
@@ -130,8 +142,7 @@ class Report:
                 f"{regions} compiled region{'s' * (regions != 1)}, {len(self.kernels)} kernels, "
                 f"{self.copies} copies, {len(self.host_ops)} host operations",
                 f"arena {bytes_text(self.arena_bytes)}, weights {bytes_text(self.weight_bytes)}",
-                f"{'loaded from the cache' if self.from_cache else 'compiled'} in "
-                f"{self.compile_seconds:.2f} s ({stages})",
+                f"{self.origin} ({stages})",
             ]
         )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tilth.runtime.target import KernelRecord
+
+HOST = "host"  # the device of what is no compiled code
 
 # device, kernel, node, and which one of several that are called the same
 Key = tuple[str, str, str, int]
@@ -25,6 +27,11 @@ class TracedRecord:
         return self.kernel.start + self.kernel.seconds
 
 
+def shifted(record: TracedRecord, seconds: float) -> TracedRecord:
+    """The record of something that started later."""
+    return replace(record, kernel=replace(record.kernel, start=record.kernel.start + seconds))
+
+
 def by_kernel(run: Sequence[TracedRecord]) -> dict[Key, list[TracedRecord]]:
     """The records of each kernel: one per thread that took part."""
     seen: Counter[tuple[str, str, str, int]] = Counter()
@@ -38,7 +45,8 @@ def by_kernel(run: Sequence[TracedRecord]) -> dict[Key, list[TracedRecord]]:
 
 def waits(run: Sequence[TracedRecord]) -> dict[TracedRecord, float]:
     """How long a record's thread did nothing after it: until it starts its next kernel on that
-    device, or until all threads of the device are done. On a CPU that is waiting at a barrier."""
+    device, or until all threads of the device are done. On a CPU that is waiting at a barrier. The
+    host never waits: it is what starts the others."""
     tracks: dict[tuple[str, int], list[TracedRecord]] = defaultdict(list)
     done: dict[str, float] = defaultdict(float)
     for record in sorted(run, key=lambda r: r.kernel.start):
@@ -48,7 +56,7 @@ def waits(run: Sequence[TracedRecord]) -> dict[TracedRecord, float]:
     for (device, _), track in tracks.items():
         starts = [record.kernel.start for record in track[1:]]
         for record, start in zip(track, [*starts, done[device]], strict=True):
-            found[record] = max(0.0, start - record.end)
+            found[record] = max(0.0, start - record.end) if device != HOST else 0.0
     return found
 
 

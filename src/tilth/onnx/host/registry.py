@@ -36,10 +36,14 @@ class HostContext(NodeContext):
 
 @dataclass(frozen=True, slots=True)
 class HostOp:
-    """A host operator, and why its nodes are not compiled."""
+    """A host operator, and why its nodes are not compiled.
+
+    `folds`: there is no other way to compute it than on the host, while importing or running.
+    """
 
     function: Callable[..., Any]
     why: str
+    folds: bool = True
 
     def __call__(self, cx: NodeContext, operands: Sequence[Any]) -> list[Any]:
         """The results. Whatever the function stumbles over becomes an error that names the node."""
@@ -68,7 +72,7 @@ def host_op(
     """
 
     def add(function: HostFunction) -> HostFunction:
-        found = HostOp(function, why)
+        found = HostOp(function, why, folds)
         for name in names:
             HOST_OPS[domain, name] = found
             if folds:

@@ -1,0 +1,49 @@
+"""Executables through the on-disk cache: brought back from it, or made and put there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tilth.runtime.cache import Cache, cache_key
+from tilth.runtime.executable import Executable
+from tilth.runtime.target import Device, Options, target
+
+
+def through_cache(
+    store: Cache,
+    make: Callable[[], Executable],
+    device: Device,
+    options: Options,
+    name: str,
+    key: Mapping[str, Any],
+) -> Executable:
+    """The executable that `make` would make, from `store` if it is there.
+
+    `key` is everything that it follows from besides the device, the options and Tilth's own code;
+    JSON-able. `name` is what its report calls the model.
+    """
+    fingerprint = target(device.kind).fingerprint(options)
+    place = {"device": str(device), "precision": options.precision, "target": fingerprint}
+    found = cache_key(**key, **place)
+    executable = _restored(store, found, name)
+    if executable is None:
+        executable = make()
+        store.store(found, executable.state())
+    return executable
+
+
+def _restored(store: Cache, key: str, name: str) -> Executable | None:
+    """The cached executable of `key`; an entry that cannot be brought back is deleted."""
+    start = time.perf_counter()
+    state = store.load(key)
+    if state is None:
+        return None
+    try:
+        executable = Executable.from_state(state)
+    except Exception as e:  # whatever is wrong with the entry, compiling again puts it right
+        store.reject(key, f"{type(e).__name__}: {e}")
+        return None
+    executable.report = executable.report.loaded(name, time.perf_counter() - start)
+    return executable
