@@ -18,7 +18,7 @@ from tilth.cpu.kernels import FUSION_KINDS, OPS, winograd
 from tilth.ir.graph import Graph, Value, make_input
 from tilth.ir.interpreter import interpret
 from tilth.ir.ops import op
-from tilth.ir.ops.helpers import take
+from tilth.ir.ops.helpers import scalar, take
 from tilth.ir.types import DType, TensorType, bf16, dtype_of, f16, f32, i8, i32
 
 Build = Callable[..., Value | tuple[Value, ...]]
@@ -118,7 +118,29 @@ def add_rows(x: Value, i: Value, updates: Value) -> Value:
     )
 
 
+def fused(kind: str, build: Build, *values: Value) -> Value:
+    """A fusion inside a body."""
+    inputs = tuple(make_input(v.type, f"p{i}") for i, v in enumerate(values))
+    return op.fusion(*values, kind=kind, body=Graph(inputs, (build(*inputs),)))
+
+
+def chain() -> Sample:
+    """Pointwise, depthwise, pointwise."""
+    arrays = array(2, 6, 9, 5), array(1, 1, 5, 20), array(3, 3, 1, 20), array(1, 1, 20, 19)
+    values = tuple(make_input(TensorType(f32, x.shape), f"x{i}") for i, x in enumerate(arrays))
+    x, expand, filters, project = values
+    wide = fused("contraction", convolution, x, expand)
+    borders = {"low": (0, 1, 1, 0), "high": (0, 1, 1, 0), "interior": (0,) * 4}
+    padded = op.pad(wide, scalar(0, x), **borders)
+    middle = fused("window", lambda x, w: convolution(x, w, groups=20), padded, filters)
+    body = Graph(values, (fused("contraction", convolution, middle, project),))
+    return Sample(
+        "chain", FUSION_KINDS["chain"], body, arrays, constants=(1, 2, 3), multiplies=True
+    )
+
+
 def fusions() -> Iterator[Sample]:
+    yield chain()
     yield sample(
         "elementwise",
         lambda x, y, b: op.add(op.multiply(x, y), b),

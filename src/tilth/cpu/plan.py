@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilth.cpu import control, kernels
+from tilth.cpu.chains import join_chains
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand, Packed
 from tilth.cpu.kernels import winograd
@@ -38,7 +39,8 @@ class Planner:
     """Plans one graph, and the graphs inside its control flow with planners like itself."""
 
     def __init__(self, graph: Graph, isa: Isa, threads: int, exact: bool):
-        self.graph, self.isa, self.threads, self.exact = graph, isa, threads, exact
+        self.graph = join_chains(graph, isa, threads)
+        self.isa, self.threads, self.exact = isa, threads, exact
         self.homes: dict[Value, View] = {}
         self.views: dict[Value, View] = {}
         self.items: list[Item] = []

@@ -79,7 +79,7 @@ def _verify_node(node: Node, seen: set[Node]) -> None:
     _require(not missing, f"attributes are missing: {missing}")
     _require(types == node.types, f"the op gives {types}")
     if node.op == "fusion":
-        _verify_fusion_body(node.attrs["body"])
+        _verify_fusion_body(node.attrs["body"], nested=node.attrs["kind"] == "chain")
 
 
 def _is_legal(attr: Any) -> bool:
@@ -88,13 +88,13 @@ def _is_legal(attr: Any) -> bool:
     return attr is None or isinstance(attr, DType) or type(attr) in (bool, int, float, str)
 
 
-def _verify_fusion_body(body: Graph) -> None:
+def _verify_fusion_body(body: Graph, nested: bool) -> None:
     """Kernels rely on this: every input is read, and large constants are operands."""
     read = {v for node in body.nodes for v in node.inputs} | set(body.outputs)
     for value in body.inputs:
         _require(value in read, f"the body does not read its input '{value.node.name}'")
     for node in body.nodes:
-        _require(node.op != "fusion", f"{node!r} is a fusion inside a fusion")
+        _require(node.op != "fusion" or nested, f"{node!r} is a fusion inside a fusion")
         if node.op == "constant":
             size = node.attrs["value"].size
             _require(size == 1, f"constant {node!r} must be an operand of the fusion")

@@ -12,6 +12,7 @@ from tilth.cpu.expression import is_elementwise, unsupported_dtype
 from tilth.cpu.kernel import Kernel
 from tilth.cpu.kernels import (
     arg_reduce,
+    chain,
     contraction,
     cumulative,
     elementwise,
@@ -40,6 +41,7 @@ FUSION_KINDS: dict[str, Lower] = {
     "reduce": reduce.lower,
     "window": window.lower,
     "contraction": contraction.lower,
+    "chain": chain.lower,
 }
 
 OPS: dict[str, Lower] = {

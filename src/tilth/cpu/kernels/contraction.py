@@ -66,6 +66,18 @@ def lower(
     )
 
 
+def lower_rows(
+    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
+) -> Kernel:
+    """As `lower`, with the result's rows (batch x height) as work items, where these are loops of
+    their own: rows longer than a pixel, with a gap behind them in some operand."""
+    form = canonicalise(body, operands, results)
+    shape = contraction_plan.shape_of(form, isa)
+    constant = operands[form.rhs].constant is not None
+    plan = contraction_plan.by_rows(shape, constant, isa)
+    return lower(body, operands, results, isa, 1, plan)
+
+
 def _nothing(pointers: int) -> Kernel:
     """The kernel of a result without elements."""
 

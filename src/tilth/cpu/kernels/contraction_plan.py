@@ -7,7 +7,7 @@ a tuner may hand its own to `contraction.lower`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -138,6 +138,18 @@ def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
         rows_outermost=interleaved,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
         fetch_ahead=fetching and not one_tile,
+    )
+
+
+def by_rows(shape: Shape, rhs_is_constant: bool, isa: Isa) -> Plan:
+    """A plan with one work item per row of pixels, for kernels that run it a few rows at a time."""
+    tiling = tiles.choose(isa, 1, shape.width.size, shape.vectors, shape.form.depth)
+    tiling = replace(tiling, height=tiles.cover(shape.height.size, 1))
+    return Plan(
+        tiling,
+        _rhs_mode(shape, tiling, rhs_is_constant, isa),
+        row_blocks=shape.height.size,
+        deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
     )
 
 

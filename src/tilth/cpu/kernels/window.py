@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import llvmlite.ir as ll
@@ -22,6 +22,7 @@ from tilth.cpu.kernel import Kernel, Operand
 from tilth.cpu.kernels.space import (
     Access,
     Space,
+    Split,
     advance,
     body_key,
     kernel_emitter,
@@ -38,6 +39,7 @@ from tilth.ir.types import Shape
 
 Index = int | Val
 Limit = int | Val | None
+Row = Callable[[Sequence[Val], Index], None]  # emits so many pixels, from these pointers on
 MOST_UNROLLED = 64  # taps; larger windows loop over their outer dimensions
 
 
@@ -72,6 +74,30 @@ def lower(
     threads: int,
 ) -> Kernel:
     """A kernel for a fusion of kind `window`."""
+    hero, space, window = _problem(body, operands, results)
+    weight = max(1, window.taps * space.dims[-1])
+    least, most = max(1, 8192 // weight), max(1, 65536 // weight)
+    pixels = split(space.dims[:-1], 2 * threads, 4, least, most)
+    return _kernel(body, (*operands, *results), hero, space, window, pixels)
+
+
+def lower_rows(
+    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
+) -> Kernel:
+    """As `lower`, with the rows of the result (batch x height) as work items.
+
+    It goes through all rows it is given with one vector of channels before it takes the next. When
+    these rows lie in L2, those that neighbouring windows share then stay in L1.
+    """
+    hero, space, window = _problem(body, operands, results)
+    rows = Split(space.dims[:-1], len(space.dims) - 3, 1)
+    return _kernel(body, (*operands, *results), hero, space, window, rows, together=True)
+
+
+def _problem(
+    body: Graph, operands: Sequence[Operand], results: Sequence[Operand]
+) -> tuple[Node, Space, Window]:
+    """The hero, the space with pixels and channels innermost, the window over it."""
     require_dtypes((*operands, *results))
     hero = next(n for n in body.nodes if n.op in ("reduce_window", "convolution"))
     geometry = _depthwise if hero.op == "convolution" else _pooling
@@ -79,28 +105,36 @@ def lower(
     if len(space.dims) == 1:
         space, window = space.expanded(), window.expanded()
     order = _order(space, window)
-    space, window = space.permuted(order), window.permuted(order)
-    weight = max(1, window.taps * space.dims[-1])
-    least, most = max(1, 8192 // weight), max(1, 65536 // weight)
-    pixels = split(space.dims[:-1], 2 * threads, 4, least, most)
+    return hero, space.permuted(order), window.permuted(order)
+
+
+def _kernel(
+    body: Graph,
+    views: Sequence[Operand],
+    hero: Node,
+    space: Space,
+    window: Window,
+    cut: Split,
+    together: bool = False,
+) -> Kernel:
+    """`together`: all items of a call with one vector of channels, then with the next."""
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, len(space.accesses))
         *_, begin, end, _step = e.args
         nest = _Nest(e, body, hero, space, window)
-        with e.loop(begin, end) as item:
-            at, count = pixels.enter(e, item, pointers, space.accesses)
-            nest.walk(pixels.axis, at, count)
+        walk = nest.items_together if together else nest.items
+        walk(cut, pointers, begin, end)
         return e.finish()
 
     per_tap = 2 if window.kind == "dot" else 1
     return Kernel(
         name="depthwise" if window.kind == "dot" else "pool",
-        key=("window", body_key(body), space, window, pixels),
+        key=("window", body_key(body), space, window, cut, together),
         emit=emit,
-        items=pixels.items,
+        items=cut.items,
         flops=space.size * (per_tap * window.taps + len(body.nodes) - 1),
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(views),
         algorithm=f"{'x'.join(str(s) for s in window.sizes if s > 1) or 1} window",
     )
 
@@ -162,7 +196,7 @@ def _depthwise(
 
 
 class _Nest:
-    """The loops inside one work item: outer dimensions, then vectors of channels."""
+    """The loops around a row of pixels: work items, vectors of channels, outer dimensions."""
 
     def __init__(self, e: Emitter, body: Graph, hero: Node, space: Space, window: Window):
         self.e, self.body, self.space, self.window = e, body, space, window
@@ -170,32 +204,65 @@ class _Nest:
         self.n_operands = len(space.accesses) - len(body.outputs)
         self.has_filter = window.kind == "dot"
         self.epilogue = list(enumerate(body.inputs))[2 if self.has_filter else 1 :]
+        # is all that one row of pixels shares, such as the filter, the same for every row?
+        self.holds = not any(
+            any(access.strides[:-2])
+            for access in space.accesses[1 : self.n_operands]
+            if access.strides[-2] == 0
+        )
         self.looped = 0  # leading window dimensions that are loops at run time
         while math.prod(window.sizes[self.looped :]) > MOST_UNROLLED:
             self.looped += 1
 
-    def walk(self, axis: int, pointers: Sequence[Val], count: Index) -> None:
-        """Loop over `count` steps of dims[axis] and everything inside; dims[-2] are the pixels."""
-        e, dims = self.e, self.space.dims
-        if axis < len(dims) - 2:
-            with e.loop(0, count) as i:
-                inner = advance(e, pointers, self.space.accesses, axis, i)
-                self.walk(axis + 1, inner, dims[axis + 1])
-            return
+    def items(self, cut: Split, pointers: Sequence[Val], begin: Val, end: Val) -> None:
+        """Work items [begin, end), one after the other."""
+        with self.e.loop(begin, end) as item:
+            at, count = cut.enter(self.e, item, pointers, self.space.accesses)
+            self.vectors(at, lambda here, row: self.walk(cut.axis, here, count, row))
 
-        def channels(position: Index, n: int, limit: Limit) -> None:
-            at = advance(e, pointers, self.space.accesses, -1, position)
-            _Channels(self, at, n, limit).pixels(count)
+    def items_together(self, cut: Split, pointers: Sequence[Val], begin: Val, end: Val) -> None:
+        """Work items [begin, end), one vector of channels after the other."""
+
+        def all_items(here: Sequence[Val], row: Row) -> None:
+            with self.e.loop(begin, end) as item:
+                at, count = cut.enter(self.e, item, here, self.space.accesses)
+                self.walk(cut.axis, at, count, row)
+
+        self.vectors(pointers, all_items)
+
+    def vectors(self, pointers: Sequence[Val], body: Callable[[Sequence[Val], Row], None]) -> None:
+        """Emit `body(pointers, row)` for each vector of channels."""
+        e, accesses = self.e, self.space.accesses
+
+        def vector(position: Index, n: int, limit: Limit) -> None:
+            at = advance(e, pointers, accesses, -1, position)
+            held = _Channels(self, at, n, limit) if self.holds else None
+
+            def row(first: Sequence[Val], count: Index) -> None:
+                (held or _Channels(self, first, n, limit)).pixels(first, count)
+
+            body(at, row)
 
         wide = 1 if self.has_filter else 2
-        vector_loop(e, dims[-1], wide * e.isa.lanes, maskable(self.space.accesses), channels)
+        vector_loop(e, self.space.dims[-1], wide * e.isa.lanes, maskable(accesses), vector)
+
+    def walk(self, axis: int, pointers: Sequence[Val], count: Index, row: Row) -> None:
+        """Loop over `count` steps of dims[axis] and everything inside; dims[-2] are the pixels."""
+        dims = self.space.dims
+        if axis == len(dims) - 2:
+            row(pointers, count)
+            return
+        with self.e.loop(0, count) as i:
+            inner = advance(self.e, pointers, self.space.accesses, axis, i)
+            self.walk(axis + 1, inner, dims[axis + 1], row)
 
 
 class _Channels:
-    """One vector of channels along a row of pixels; `pointers` are at the first pixel."""
+    """One vector of channels: the filter and what else is the same for all pixels of a row, loaded
+    from `pointers`."""
 
     def __init__(self, nest: _Nest, pointers: Sequence[Val], n: int, limit: Limit):
-        self.nest, self.pointers, self.n, self.limit = nest, pointers, n, limit
+        self.nest, self.n, self.limit = nest, n, limit
         self.e, self.accesses, self.window = nest.e, nest.space.accesses, nest.window
         self.uniform = {
             value: self.fetch(i, pointers)
@@ -214,8 +281,8 @@ class _Channels:
         at = self.e.offset(pointers[i], distance * access.dtype.nbytes)
         return load(self.e, at, access.dtype, self.n, access.inner, self.limit)
 
-    def pixels(self, count: Index) -> None:
-        """`count` pixels, in blocks of about equal size."""
+    def pixels(self, pointers: Sequence[Val], count: Index) -> None:
+        """`count` pixels from `pointers` on, in blocks of about equal size."""
         e, most = self.e, self.pixels_per_block()
         if isinstance(count, int):
             most = -(-count // -(-count // most))  # 14 are 7 + 7, not 8 + 6
@@ -223,13 +290,13 @@ class _Channels:
         else:
             whole = e.b.sub(count, e.b.urem(count, e.i64(most)))
         with e.loop(0, whole, most) as i:
-            self.block(i, most)
+            self.block(pointers, i, most)
         if isinstance(count, int) and isinstance(whole, int):
             if whole < count:
-                self.block(whole, count - whole)
+                self.block(pointers, whole, count - whole)
             return
         with e.loop(whole, count) as i:
-            self.block(i, 1)
+            self.block(pointers, i, 1)
 
     def pixels_per_block(self) -> int:
         """As many as leave the filter, the accumulators and as many loads in registers."""
@@ -237,10 +304,10 @@ class _Channels:
         free = self.e.isa.registers - len(self.filters) - 2
         return max(2, min(8, free // (2 * parts)))
 
-    def block(self, first: Index, size: int) -> None:
+    def block(self, pointers: Sequence[Val], first: Index, size: int) -> None:
         """`size` neighbouring pixels: their windows, the epilogue, the stores."""
         e, nest = self.e, self.nest
-        pointers = advance(e, self.pointers, self.accesses, -2, first)
+        pointers = advance(e, pointers, self.accesses, -2, first)
         for pixel, total in enumerate(self.windows(pointers, size)):
             at = advance(e, pointers, self.accesses, -2, pixel)
             values = {nest.hero: total, **self.uniform}
