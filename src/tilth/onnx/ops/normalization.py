@@ -127,14 +127,18 @@ def layer_normalization(
 
 
 @onnx_op("RMSNormalization")
-def rms_normalization(cx: NodeContext, x: Value, scale: Value) -> Value:
-    axis = normal_axis(cx.attr("axis", -1), len(x.shape))
+@onnx_op("SimplifiedLayerNormalization")  # its name in ONNX Runtime, before the standard had it
+def rms_normalization(cx: NodeContext, x: Value, scale: Value) -> list[Value]:
+    """The second output, of the older name only, is what x is multiplied with: 1 / root."""
+    axis, epsilon = normal_axis(cx.attr("axis", -1), len(x.shape)), cx.attr("epsilon", 1e-5)
     dtype = scale.tensor.dtype
     wide = f32 if cx.attr("stash_type", 1) == 1 else dtype
-    y = op.rms_norm(
-        as_dtype(x, wide), as_dtype(scale, wide), axis=axis, epsilon=cx.attr("epsilon", 1e-5)
-    )
-    return as_dtype(y, dtype)
+    x, scale = as_dtype(x, wide), as_dtype(scale, wide)
+    y = as_dtype(op.rms_norm(x, scale, axis=axis, epsilon=epsilon), dtype)
+    if not cx.wants(1):
+        return [y]
+    power = mean(op.multiply(x, x), tuple(range(axis, len(x.shape))))
+    return [y, op.rsqrt(op.add(power, scalar(epsilon, x)))]
 
 
 @onnx_op("MeanVarianceNormalization")

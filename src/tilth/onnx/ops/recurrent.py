@@ -79,6 +79,9 @@ def activate(name: str, x: Value, alpha: float | None, beta: float | None) -> Va
         return op.leaky_relu(x, alpha=number(alpha, 0.01))
     if name == "Elu":
         return op.elu(x, alpha=number(alpha, 1.0))
+    if name == "Selu":
+        gamma = number(beta, 1.0507009873554805)
+        return op.selu(x, alpha=number(alpha, 1.6732632423543772), gamma=gamma)
     if name == "HardSigmoid":
         return op.hard_sigmoid(x, alpha=number(alpha, 0.2), beta=number(beta, 0.5))
     if name == "Clip":
