@@ -29,6 +29,14 @@ def unique(cx: NodeContext, x: np.ndarray) -> tuple[np.ndarray, ...]:
     return found, *(a.astype(np.int64) for a in (first, inverse, counts))
 
 
+@host_op("Unique", why=_WHY, domain="com.microsoft")
+def unique_of_vector(cx: NodeContext, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Unique elements in the order in which they first occur, inverse and counts (i64)."""
+    first, inverse, counts = _unique_rows(x, 0)
+    order = first.argsort(kind="stable")
+    return x[first[order]], order.argsort()[inverse], counts[order].astype(np.int64)
+
+
 def _unique_rows(x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First positions of the sorted unique slices, which one each slice is, and their counts."""
     rows = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)

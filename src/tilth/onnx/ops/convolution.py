@@ -64,12 +64,22 @@ def conv_integer(
 
 @onnx_op("ConvTranspose")
 def conv_transpose(cx: NodeContext, x: Value, w: Value, bias: Value | None = None) -> Value:
-    """A convolution of the input spread by the strides with the flipped, swapped kernel."""
+    return transposed_convolution(cx, x, w, bias)
+
+
+def transposed_convolution(
+    cx: NodeContext, x: Value, w: Value, bias: Value | None, pads: Pads | None = None
+) -> Value:
+    """A convolution of the input spread by the strides with the flipped, swapped kernel.
+
+    `pads` take the place of the attribute's.
+    """
     groups, kernel = cx.attr("group", 1), w.shape[2:]
     ones = (1,) * len(kernel)
     strides, dilations = cx.attr("strides", ones), cx.attr("dilations", ones)
     extents = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     crop, extra = _transposed_pads(cx, x.shape[2:], extents, strides)
+    crop = crop if pads is None else pads
     padding = tuple(
         (e - 1 - low, e - 1 - high + more)
         for e, (low, high), more in zip(extents, crop, extra, strict=True)

@@ -27,7 +27,7 @@ from tilth.onnx.registry import onnx_op
 _LONGEST_TABLE = 512  # real signals up to this length
 
 
-def _parts(x: Value) -> list[Value]:
+def complex_parts(x: Value) -> list[Value]:
     """Real (and imaginary) part of a tensor whose last dimension holds them."""
     if x.shape[-1] > 2:
         raise ValueError("the last dimension holds a real part and perhaps an imaginary one")
@@ -37,7 +37,7 @@ def _parts(x: Value) -> list[Value]:
     ]
 
 
-def _transform(parts: list[Value], axis: int, length: int, bins: int, inverse: bool) -> list[Value]:
+def transform(parts: list[Value], axis: int, length: int, bins: int, inverse: bool) -> list[Value]:
     """The first `bins` of a transform of `length` (a power of nothing in particular) along axis."""
     size = parts[0].shape[axis]
     fit = [(0, 0)] * len(parts[0].shape)
@@ -82,7 +82,7 @@ def _along(x: Value, axis: int, matrix: Value) -> Value:
     return permuted(out, order)
 
 
-def _joined(parts: list[Value]) -> Value:
+def joined_parts(parts: list[Value]) -> Value:
     rank = len(parts[0].shape)
     return concatenate([expand_dims(p, (rank,)) for p in parts], rank)
 
@@ -103,24 +103,24 @@ def _dft(cx: NodeContext, x: Value, length: Value | None, axis: int) -> Value:
     onesided, inverse = bool(cx.attr("onesided", 0)), bool(cx.attr("inverse", 0))
     size = x.shape[axis] if length is None else cx.ints(length, "the transform length")[0]
     if onesided and inverse:
-        return _real_inverse(x, axis, 2 * (x.shape[axis] - 1) if length is None else size)
+        return real_inverse(x, axis, 2 * (x.shape[axis] - 1) if length is None else size)
     bins = size // 2 + 1 if onesided else size
-    return _joined(_transform(_parts(x), axis, size, bins, inverse))
+    return joined_parts(transform(complex_parts(x), axis, size, bins, inverse))
 
 
-def _real_inverse(x: Value, axis: int, length: int) -> Value:
+def real_inverse(x: Value, axis: int, length: int) -> Value:
     """A real signal from the first half of its spectrum; the other half is its conjugate."""
     half = length // 2 + 1
     x = slice_axis(x, axis, 0, min(half, x.shape[axis]))
     mirror = (length - half) and slice_axis(x, axis, 1, 1 + length - half)
-    parts = _parts(x)
+    parts = complex_parts(x)
     if mirror:
-        real, imaginary = (op.reverse(p, axes=(axis,)) for p in _parts(mirror))
+        real, imaginary = (op.reverse(p, axes=(axis,)) for p in complex_parts(mirror))
         parts = [
             concatenate([parts[0], real], axis),
             concatenate([parts[1], op.negate(imaginary)], axis),
         ]
-    return _joined(_transform(parts, axis, length, length, inverse=True)[:1])
+    return joined_parts(transform(parts, axis, length, length, inverse=True)[:1])
 
 
 @onnx_op("STFT")
@@ -142,11 +142,11 @@ def stft(
     count = (signal.shape[1] - size) // hop + 1
     require_table(count, size)
     frames = np.arange(count)[:, None] * hop + np.arange(size)
-    parts = [take(p, ints(frames), 1) for p in _parts(signal)]  # [B, frames, size]
+    parts = [take(p, ints(frames), 1) for p in complex_parts(signal)]  # [B, frames, size]
     if window is not None:
         parts = [op.multiply(p, window) for p in parts]
     bins = size // 2 + 1 if cx.attr("onesided", 1) else size
-    return _joined(_transform(parts, 2, size, bins, inverse=False))
+    return joined_parts(transform(parts, 2, size, bins, inverse=False))
 
 
 @onnx_op("Det")

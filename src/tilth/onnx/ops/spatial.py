@@ -93,7 +93,7 @@ def _clamped(place: Value, size: int) -> Value:
     return as_dtype(op.clamp(scalar(0, place), place, scalar(size - 1, place)), i64)
 
 
-def _read(x: Value, places: Sequence[Value], padding: str, align: bool) -> Value:
+def pixels_at(x: Value, places: Sequence[Value], padding: str, align: bool) -> Value:
     """Pixels at integral places (floats); outside the image as `padding` says."""
     sizes = x.shape[2:]
     if padding == "reflection":
@@ -138,11 +138,11 @@ def grid_sample(cx: NodeContext, x: Value, grid: Value) -> Value:
             place = _reflected(place, size, align)
         places.append(place)
     if mode == "nearest":
-        return _read(x, places, padding, align)
-    return _interpolated(x, places, padding, align, cubic=mode == "cubic")
+        return pixels_at(x, places, padding, align)
+    return interpolated(x, places, padding, align, cubic=mode == "cubic")
 
 
-def _interpolated(
+def interpolated(
     x: Value, places: Sequence[Value], padding: str, align: bool, cubic: bool = False
 ) -> Value:
     """The weighted sum over the surrounding pixels, 2 or 4 along each axis."""
@@ -159,7 +159,7 @@ def _weighted_pixels(
     for corner in itertools.product(range(len(offsets)), repeat=len(places)):
         points = [op.add(f, scalar(offsets[i], f)) for f, i in zip(floors, corner, strict=True)]
         weight = reduce(op.multiply, [w[i] for w, i in zip(weights, corner, strict=True)])
-        yield op.multiply(_read(x, points, padding, align), expand_dims(weight, (1,)))
+        yield op.multiply(pixels_at(x, points, padding, align), expand_dims(weight, (1,)))
 
 
 def _linear_weights(ratio: Value) -> list[Value]:
@@ -209,7 +209,7 @@ def deform_conv(
         shift = as_shape(slice_axis(offset, 2, axis, axis + 1), (batch * moved, taps, *out))
         places.append(op.add(shift, as_dtype(ints(base), x.tensor.dtype)))
     image = as_shape(x, (batch * moved, channels // moved, *x.shape[2:]))
-    columns = _interpolated(image, places, "zeros", align=True)
+    columns = interpolated(image, places, "zeros", align=True)
     if mask is not None:
         columns = op.multiply(columns, as_shape(mask, (batch * moved, 1, taps, *out)))
     per = channels // groups
