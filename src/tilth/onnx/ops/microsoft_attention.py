@@ -90,37 +90,32 @@ def multi_head_attention(
 
 def _heads(
     cx: NodeContext, query: Value, key: Value | None, value: Value | None, bias: Value | None
-) -> tuple[Value, Value, Value]:
+) -> tuple[Value, ...]:
     """Queries, keys and values, which may come packed, with their bias: [B, N, S, H] each.
 
     Keys and values of rank 4 have their heads and bias already.
     """
     heads = cx.attr("num_heads")
     if key is None:  # [B, S, N, 3, H]
-        q, k, v = _unpacked(query)
+        parts = _unpacked(query)
     elif value is None:  # [B, T, N, 2, H]
-        q, (k, v) = split_heads(query, heads), _unpacked(key)
-    elif len(key.shape) == 4:
-        q, k, v = split_heads(query, heads), key, value
+        parts = query, *_unpacked(key)
     else:
-        q, k, v = (split_heads(x, heads) for x in (query, key, value))
-    if bias is None:
-        return q, k, v
-    sizes = [heads * x.shape[3] for x in (q, k, v)]
-    q_bias, k_bias, v_bias = (
-        as_shape(b, (heads, 1, b.shape[0] // heads)) for b in split(bias, sizes, 0)
-    )
-    q = op.add(q, q_bias)
-    if key is not None and len(key.shape) == 4:
-        return q, k, v
-    return q, op.add(k, k_bias), op.add(v, v_bias)
+        parts = query, key, value
+    if bias is not None:
+        sizes = [heads * x.shape[3] if len(x.shape) == 4 else x.shape[2] for x in parts]
+        biases = split(bias, sizes, 0)
+        parts = tuple(
+            x if len(x.shape) == 4 else op.add(x, b) for x, b in zip(parts, biases, strict=True)
+        )
+    return tuple(x if len(x.shape) == 4 else split_heads(x, heads) for x in parts)
 
 
 def _unpacked(x: Value) -> tuple[Value, ...]:
-    """[B, S, N, parts, H] as `parts` tensors [B, N, S, H]."""
+    """[B, S, N, parts, H] as `parts` tensors [B, S, N H]."""
     batch, length, heads, parts, size = x.shape
-    x = permuted(x, (3, 0, 2, 1, 4))
-    shape = (batch, heads, length, size)
+    x = permuted(x, (3, 0, 1, 2, 4))
+    shape = (batch, length, heads * size)
     return tuple(as_shape(p, shape) for p in split(x, (1,) * parts, 0))
 
 
