@@ -8,7 +8,7 @@ operand stays in L1 while all rows of the block (in L2) pass by.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import llvmlite.ir as ll
 
@@ -21,6 +21,7 @@ from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_parts import Parts
 from tilth.cpu.kernels.microkernel import LINE, unrolling
 from tilth.cpu.kernels.packing import copy_run
+from tilth.cpu.kernels.pieces import by_size, either, even_part, piece_start
 from tilth.cpu.kernels.space import decode, kernel_emitter
 from tilth.cpu.kernels.tiles import Cover
 
@@ -60,8 +61,8 @@ class _Nest:
         else:
             *index, row, panel = decode(e, item, (*outer, *blocks))
         pointers = self._outer(index)
-        rows = self._part(row, g.cut.count, plan.row_blocks)
-        panels = self._part(panel, plan.tiling.panels.count, plan.panel_blocks)
+        rows = even_part(e, row, g.cut.count, plan.row_blocks)
+        panels = even_part(e, panel, plan.tiling.panels.count, plan.panel_blocks)
         pointers = self._copy_rhs(pointers, panels)
         if plan.depth_outside:
             with e.loop(0, g.depth_blocks) as block:
@@ -72,17 +73,6 @@ class _Nest:
             pointers = self._copy_lhs(pointers, rows, None)
             with e.loop(*panels) as panel, e.loop(0, g.depth_blocks) as block:
                 self._tiles(pointers, rows, panels[0], panel, block)
-
-    def _part(self, index: int | Val, count: int, blocks: int) -> tuple[int | Val, int | Val]:
-        """The range of block `index` when `count` things are divided into `blocks`."""
-        if blocks == 1:
-            return 0, count
-        e = self.e
-
-        def start(i: Val) -> Val:
-            return e.b.udiv(e.b.mul(i, I64(count)), I64(blocks))
-
-        return start(index), start(e.b.add(index, I64(1)))
 
     def _outer(self, index: Sequence[int | Val]) -> list[Val]:
         """The tensors' pointers at an index of the outer loops."""
@@ -113,7 +103,7 @@ class _Nest:
                 self._depth_offset(source, block, strides, g.stride(shape.inner, LHS)),
                 self._trips(block),
             )
-        first, stop = (self._row_start(r) for r in rows)
+        first, stop = (piece_start(e, g.cut, r) for r in rows)
         tall = shape.height.size > 1
         across = shape.width.size if tall else 1
         with e.loop(first, stop) as r, e.loop(0, across) as w:
@@ -144,11 +134,15 @@ class _Nest:
             source = step(e, pointers[RHS], vector, column)
             target = step(e, step(e, packed, panel, whole), within, g.unit)
             cut_off = e.b.icmp_signed("==", vector, I64(vectors - 1))
-            self._either(
-                cut_off if shape.tail else None,
-                lambda: e.b.call(self.parts.pack(shape.tail), [source, target, pitch]),
-                lambda: e.b.call(self.parts.pack(None), [source, target, pitch]),
-            )
+            args = [source, target, pitch]
+            if shape.tail is None:
+                e.b.call(self.parts.pack(None), args)
+            else:
+                either(
+                    *(e, cut_off),
+                    lambda: e.b.call(self.parts.pack(shape.tail), args),
+                    lambda: e.b.call(self.parts.pack(None), args),
+                )
         return [pointers[LHS], packed, *pointers[RESULT:]]
 
     def _copy_taps(self, taps: list[Loop], source: Val, target: Val, run: int | Val) -> None:
@@ -201,8 +195,8 @@ class _Nest:
             return
         ends = self.e.b.icmp_signed("==", panel, I64(panels.count - 1))
         given = (pointers, rows, first_panel, panel, block)
-        self._either(
-            ends,
+        either(
+            *(self.e, ends),
             lambda: self._panel_tiles(*given, panels.last, True),
             lambda: self._panel_tiles(*given, panels.width, False),
         )
@@ -284,8 +278,9 @@ class _Nest:
                 with e.when(done):
                     e.b.call(finish, [slot, *moved[RESULT:]])
 
-        self._by_size(
-            tiling.height, i, lambda th: self._by_size(tiling.width, j, lambda tw: call(th, tw))
+        by_size(
+            *(e, tiling.height, i),
+            lambda th: by_size(e, tiling.width, j, lambda tw: call(th, tw)),
         )
 
     def _ahead(self, rhs: Val, tile: Val, vectors: int) -> Val:
@@ -305,45 +300,6 @@ class _Nest:
         trips = self._trips(block)
         return [block, *([trips] if not isinstance(trips, int) else [])]
 
-    def _by_size(self, cover: Cover, index: Val, body: Callable[[int], None]) -> None:
-        """Emit `body(size)` for the size of piece `index`."""
-        if cover.large == cover.count:
-            body(cover.size)
-            return
-        in_large = self.e.b.icmp_signed("<", index, I64(cover.large))
-        self._either(in_large, lambda: body(cover.size), lambda: body(cover.size - 1))
-
-    def _either(
-        self, condition: Val | None, then: Callable[[], object], other: Callable[[], object]
-    ) -> None:
-        """Emit both under a condition; None: only the second."""
-        if condition is None:
-            other()
-            return
-        with self.e.b.if_else(condition) as (yes, no):
-            with yes:
-                then()
-            with no:
-                other()
-
-    def _start(self, cover: Cover, index: int | Val) -> int | Val:
+    def _start(self, cover: Cover, index: Val) -> int | Val:
         """First row of piece `index`."""
-        if isinstance(index, int):
-            return index * cover.size - max(0, index - cover.large)
-        if cover.count == 1:
-            return 0
-        e = self.e
-        if cover.large == cover.count:
-            return e.b.mul(index, I64(cover.size))
-        return e.b.add(
-            e.b.mul(index, I64(cover.size - 1)), e.intrinsic("smin", index, I64(cover.large))
-        )
-
-    def _row_start(self, index: int | Val) -> int | Val:
-        """First row of tile `index` of the cut extent (the extent itself beyond the last tile)."""
-        cover = self.g.cut
-        if isinstance(index, int):
-            return self._start(cover, index)
-        if cover.count == 1:
-            return self.e.b.mul(index, I64(cover.extent))
-        return self._start(cover, index)
+        return 0 if cover.count == 1 else piece_start(self.e, cover, index)

@@ -7,18 +7,18 @@ of the patch][tile][input channel], are made once; then, element by element, com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import llvmlite.ir as ll
 
-from tilth.cpu.emit import I64, Emitter, Val
+from tilth.cpu.emit import I64, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Operand
 from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS
 from tilth.cpu.kernels.contraction_plan import Shape
+from tilth.cpu.kernels.pieces import by_size, either, even_part, piece_start
 from tilth.cpu.kernels.space import decode, kernel_emitter
-from tilth.cpu.kernels.tiles import Cover
 from tilth.cpu.kernels.winograd_parts import Parts
 from tilth.cpu.kernels.winograd_plan import FLOAT, Plan
 
@@ -68,8 +68,8 @@ class _Nest:
         held = e.var(I64, I64(-1))  # the block whose transformed data lie in scratch
         with e.loop(self.begin, self.end) as item:
             block, part = decode(e, item, (plan.tile_blocks, plan.panel_blocks))
-            groups = self._part(block, plan.tiling.width.count, plan.tile_blocks)
-            panels = self._part(part, plan.tiling.panels.count, plan.panel_blocks)
+            groups = even_part(e, block, plan.tiling.width.count, plan.tile_blocks)
+            panels = even_part(e, part, plan.tiling.panels.count, plan.panel_blocks)
             first, stop = (piece_start(e, plan.tiling.width, g) for g in groups)
             with e.when(e.b.icmp_signed("!=", e.i64(block), e.b.load(held))):
                 self._transform_data((first, stop))
@@ -77,17 +77,6 @@ class _Nest:
             self._products(groups, panels, first)
             self._results((first, stop), panels)
         return e.finish()
-
-    def _part(self, index: int | Val, count: int, blocks: int) -> Range:
-        """The range of block `index` when `count` things are divided into `blocks`."""
-        if blocks == 1:
-            return 0, count
-        e = self.e
-
-        def start(i: Val) -> Val:
-            return e.b.udiv(e.b.mul(i, I64(count)), I64(blocks))
-
-        return start(index), start(e.b.add(index, I64(1)))
 
     def _corner(self, pointer: Val, tensor: int, tile: Val) -> Val:
         """The pointer at the first pixel of a tile."""
@@ -206,33 +195,3 @@ class _Nest:
                     sums = step(e, sums, e.b.sub(I64(full), first), plan.vector)
                     args = [sums, self.patch, *room, I64(full), stop]
                     e.b.call(self.parts.finish(tail), [*args, *at])
-
-
-def piece_start(e: Emitter, cover: Cover, index: int | Val) -> int | Val:
-    """Where piece `index` of a cover begins (the extent itself behind the last piece)."""
-    if isinstance(index, int):
-        return index * (cover.size - 1) + min(index, cover.large)
-    if cover.large == cover.count:
-        return e.b.mul(index, I64(cover.size))
-    large = e.intrinsic("smin", index, I64(cover.large))
-    return e.b.add(e.b.mul(index, I64(cover.size - 1)), large)
-
-
-def by_size(e: Emitter, cover: Cover, index: Val, body: Callable[[int], object]) -> None:
-    """Emit `body(size)` for the size of piece `index`, one of at most two."""
-    if cover.large == cover.count:
-        body(cover.size)
-        return
-    in_large = e.b.icmp_signed("<", index, I64(cover.large))
-    either(e, in_large, lambda: body(cover.size), lambda: body(cover.size - 1))
-
-
-def either(
-    e: Emitter, condition: Val, then: Callable[[], object], other: Callable[[], object]
-) -> None:
-    """Emit both under a condition."""
-    with e.b.if_else(condition) as (yes, no):
-        with yes:
-            then()
-        with no:
-            other()
