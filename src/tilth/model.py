@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tilth.runtime.executable import Compiled
     from tilth.runtime.known import KnownModel
     from tilth.runtime.ports import Port
-    from tilth.runtime.report import Report
+    from tilth.runtime.report import HostOpReport, Report
 
 
 def load(source: ModelSource) -> Model:
@@ -171,6 +171,21 @@ class Model:
         from tilth.onnx import import_graph
 
         return import_graph(self.source, bind_shapes(self.inputs, shapes or {}))
+
+    def foreseen(
+        self, shapes: Mapping[str, int | Sequence[int]] | None = None
+    ) -> tuple[HostOpReport, ...]:
+        """What will run on the host when the model runs in stages, as far as shapes tell.
+
+        Raises UnsupportedError (listing everything missing), InputError.
+        """
+        from tilth.onnx.compile import Compiler
+        from tilth.onnx.staged import StagedModel
+
+        inputs = with_extents(self.inputs, shapes or {})
+        bound = bind_shapes([p for p in inputs if not p.container], {})
+        compiler = Compiler(self._origin, parse_device("cpu"), Options())
+        return StagedModel(compiler).foreseen(bound)
 
     def digest(self) -> str:
         """SHA-256 over the model and its external data."""

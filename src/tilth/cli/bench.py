@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 import tilth
@@ -59,17 +60,26 @@ def bench(
     _show(timings)
     if not timings[0].problem:
         how = "from its cache" if timings[0].facts["from_cache"] else "compiled"
-        err.print(f"tilth's first result: {how}", style="dim")
+        hosted = timings[0].facts["host_ops"]
+        more = f"; {hosted} nodes run on the host (tilth profile tells which)" if hosted else ""
+        err.print(f"tilth's first result: {how}{more}", style="dim")
     if as_json is not None:
         document = {
             "model": loaded.name,
             "machine": describe_machine(threads),
-            "inputs": {n: {"dtype": a.dtype.name, "shape": a.shape} for n, a in feeds.items()},
+            "inputs": {n: _described(fed) for n, fed in feeds.items()},
             "engines": [timing.as_json() for timing in timings],
         }
         as_json.write_text(json.dumps(document, indent=1) + "\n")
     if timings[0].problem:
         raise tilth.TilthError(f"tilth could not run {loaded.name}: {timings[0].problem}")
+
+
+def _described(fed: Any) -> Any:
+    """An input in the file of figures; a sequence item by item."""
+    if isinstance(fed, np.ndarray):
+        return {"dtype": fed.dtype.name, "shape": fed.shape}
+    return [_described(item) for item in fed]
 
 
 def _show(timings: list[Timing]) -> None:

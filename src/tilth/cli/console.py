@@ -8,13 +8,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import tilth
-from tilth.interface import bind_shapes, complete, free_symbols
+from tilth.interface import bind_shapes, complete, free_symbols, with_extents
+from tilth.tools.engines import fed_shapes
 from tilth.tools.inputs import random_feeds, read_input
 
 if TYPE_CHECKING:
@@ -37,12 +37,24 @@ Shapes = Annotated[
         help="An input's shape, as in x=1,3,224,224, or a symbol's extent (else 1), as in n=8.",
     ),
 ]
+Buckets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bucket", metavar="SYMBOL=N,N,...", help="Pad a symbol to the next of these sizes."
+    ),
+]
 DeviceName = Annotated[str, typer.Option("--device", help="kind[:model][#index]")]
 Threads = Annotated[int, typer.Option("--threads", help="0: all cores this process may use.")]
 Resize = Annotated[bool, typer.Option("--resize", help="Fit pictures to the input's size.")]
 
 
-def compile_model(model: tilth.Model, shapes: Any, device: str, threads: int) -> tilth.Compiled:
+def compile_model(
+    model: tilth.Model,
+    shapes: Any,
+    device: str,
+    threads: int,
+    buckets: dict[str, list[int]] | None = None,
+) -> tilth.Compiled:
     """Compile with the current stage shown on stderr, and a line on what it took."""
     spinner = err.status("compiling") if err.is_terminal else nullcontext()
     with spinner as status:
@@ -51,11 +63,33 @@ def compile_model(model: tilth.Model, shapes: Any, device: str, threads: int) ->
             if status is not None:
                 status.update(f"{model.name}: {stage}")
 
-        executable = model.compile(device=device, threads=threads, shapes=shapes, progress=show)
+        executable = model.compile(
+            device=device, threads=threads, shapes=shapes, progress=show, buckets=buckets
+        )
     report = executable.report
-    how = "loaded from the cache" if report.from_cache else "compiled"
-    err.print(f"{model.name} {how} in {report.compile_seconds:.2f} s", style="dim")
+    if report.regions:
+        err.print(f"{model.name} {report.origin}", style="dim")
     return executable
+
+
+def show_host_operators(report: tilth.Report) -> None:
+    """A line for each node that did not run in compiled code, and why, if there are any."""
+    if report.host_ops:
+        parts = f"{len(report.regions)} compiled regions"
+        err.print(f"{report.model} ran in stages: {parts}, and on the host:", style="dim")
+    for h in report.host_ops:
+        err.print(f"  {h.op} {h.node}: {h.why}", style="dim", markup=False, soft_wrap=True)
+
+
+def parse_buckets(texts: Sequence[str] | None) -> dict[str, list[int]] | None:
+    """`--bucket` options: sizes by symbol; None if there are none."""
+    buckets = {}
+    for text in texts or ():
+        symbol, _, sizes = text.rpartition("=")
+        if not symbol or not all(n.strip().isdecimal() for n in sizes.split(",")):
+            raise tilth.InputError(f"--bucket takes SYMBOL=N,N,..., not '{text}'")
+        buckets[symbol] = [int(n) for n in sizes.split(",")]
+    return buckets or None
 
 
 def parse_shapes(inputs: Sequence[Port], texts: Sequence[str] | None) -> dict[str, Any]:
@@ -75,7 +109,7 @@ def parse_shapes(inputs: Sequence[Port], texts: Sequence[str] | None) -> dict[st
 
 def make_feeds(
     model: tilth.Model, files: Sequence[str] | None, wanted: dict[str, Any], resize: bool = False
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Feeds from the named files; random ones, and a word about it, for the other inputs.
 
     Symbols that neither `wanted` nor a file says anything about are 1.
@@ -85,12 +119,12 @@ def make_feeds(
     for text in files or ():
         name, path = _name_and_path(text, list(ports))
         feeds[name] = read_input(ports[name], path, resize)
-    shapes = complete(model.inputs, wanted | {name: a.shape for name, a in feeds.items()})
-    rest = [p for p in model.inputs if p.name not in feeds]
+    shapes = complete(model.inputs, wanted | fed_shapes(feeds))
+    rest = [p for p in with_extents(model.inputs, shapes) if p.name not in feeds]
     if rest:
         names = ", ".join(p.name for p in rest)
         err.print(f"random values (seed 0) for input {names}", style="dim")
-        feeds |= random_feeds(rest, bind_shapes(model.inputs, shapes))
+        feeds |= random_feeds(rest, bind_shapes([p for p in rest if not p.container], {}))
     return feeds
 
 

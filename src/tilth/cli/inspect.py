@@ -57,5 +57,10 @@ def _show(summary: Summary) -> None:
     out.print(counts)
     if summary.problem:
         out.print(f"cannot be compiled: {summary.problem}", markup=False)
-    else:
-        out.print("all operators are supported")
+        return
+    out.print("all operators are supported")
+    if summary.stages:
+        out.print(f"it is no static graph and runs in stages: {summary.stages}", markup=False)
+        out.print("on the host, as far as it shows before a run:")
+        for told in summary.host_ops:
+            out.print(f"  {told.op} {told.node}: {told.why}", markup=False)

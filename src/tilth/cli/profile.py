@@ -22,6 +22,7 @@ from tilth.cli.console import (
     out,
     parse_shapes,
 )
+from tilth.tools.engines import fed_shapes
 from tilth.tools.profile_page import profile_page
 
 
@@ -40,16 +41,17 @@ def profile(
 ) -> None:
     """Show where the time of MODEL goes: one row per kernel, in order of execution.
 
+    Of a model that runs in stages, operators on the host have rows, too.
+
     `wait us` is how long a thread then waits for its next kernel, the mean of all threads. `of
     peak` is the share of the FMA peak, `of memory` that of the memory bandwidth, both measured now.
     """
     loaded = tilth.load(model)
     feeds = make_feeds(loaded, input, parse_shapes(loaded.inputs, shape), resize)
-    shapes = {name: array.shape for name, array in feeds.items()}
-    executable = compile_model(loaded, shapes, device, threads)
+    executable = compile_model(loaded, fed_shapes(feeds), device, threads)
+    measured = executable.profile(feeds, runs)
     if report:
         out.print(executable.report)
-    measured = executable.profile(feeds, runs)
     out.print(measured)
     if html is not None:
         html.write_text(profile_page(measured), encoding="utf-8")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 import tilth
 from tilth.cli.console import (
+    Buckets,
     DeviceName,
     Inputs,
     ModelPath,
@@ -20,11 +22,13 @@ from tilth.cli.console import (
     compile_model,
     make_feeds,
     out,
+    parse_buckets,
     parse_shapes,
+    show_host_operators,
     table,
 )
 from tilth.runtime.devices import usable_cores
-from tilth.tools.engines import Job, relative_error, run_once
+from tilth.tools.engines import Job, fed_shapes, relative_error, run_once, tensors
 
 
 def run(
@@ -39,25 +43,43 @@ def run(
     ] = "",
     tolerance: Annotated[float, typer.Option(help="Relative error allowed.")] = 1e-4,
     save: Annotated[Path | None, typer.Option("--save", help="Write outputs to an .npz.")] = None,
+    bucket: Buckets = None,
     resize: Resize = False,
 ) -> None:
-    """Run MODEL once and show its outputs; random inputs where none are given."""
+    """Run MODEL once and show its outputs; random inputs where none are given.
+
+    --against shows whether padding to a --bucket changes anything: the other engine does not pad.
+    """
     loaded = tilth.load(model)
     feeds = make_feeds(loaded, input, parse_shapes(loaded.inputs, shape), resize)
-    shapes = {name: array.shape for name, array in feeds.items()}
-    executable = compile_model(loaded, shapes, device, threads)
+    buckets = parse_buckets(bucket)
+    shapes = None if buckets else fed_shapes(feeds)
+    executable = compile_model(loaded, shapes, device, threads, buckets)
     start = time.perf_counter()
     outputs = executable(feeds)
     out.print(f"ran in {(time.perf_counter() - start) * 1e3:.3f} ms on {device}")
-    _show(outputs, top)
+    show_host_operators(executable.report)
+    named = dict(_named(outputs))
+    _show(named, top)
     if save is not None:
-        np.savez(save, **outputs)
+        np.savez(save, allow_pickle=False, **named)
     if against:
         expected = run_once(against, Job(model, feeds, threads or usable_cores()))
-        error = relative_error(list(outputs.values()), expected)
+        error = relative_error(tensors(list(outputs.values())), expected)
         out.print(f"largest relative error against {against}: {error:.1e} (allowed {tolerance:g})")
         if error > tolerance:
             raise typer.Exit(1)
+
+
+def _named(outputs: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Each tensor with a name: those in lists and dictionaries have the output's and their own."""
+    for name, value in outputs.items():
+        if isinstance(value, list):
+            yield from _named({f"{name}.{i}": item for i, item in enumerate(value)})
+        elif isinstance(value, Mapping):
+            yield from _named({f"{name}.{key}": item for key, item in value.items()})
+        elif value is not None:
+            yield name, np.asarray(value)
 
 
 def _show(outputs: dict[str, np.ndarray], top: int) -> None:

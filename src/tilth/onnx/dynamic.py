@@ -137,13 +137,18 @@ class DynamicModel:
             try:
                 variant = self._variants.find(values) or self._new_variant(values)
             except UnsupportedError:
+                variant = None
+            if variant is None:
                 self._staged = self._in_stages()
                 return self._staged
             self._latest = None if variant.fixed else variant.executable
             return variant.executable
 
-    def _new_variant(self, values: Mapping[str, np.ndarray]) -> Variant:
+    def _new_variant(self, values: Mapping[str, np.ndarray]) -> Variant | None:
+        """None where values have changed so often that no code should be made for them any more."""
         shapes = {name: array.shape for name, array in values.items()}
+        if self._variants.follow_data():
+            return None
         why = self._variants.reason(shapes)
         if not any(variant.fixed for variant in self._variants):
             try:

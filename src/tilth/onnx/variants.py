@@ -70,6 +70,17 @@ class Variants:
         self._kept = [*self._kept, variant][-self._most :]
         return variant
 
+    def follow_data(self) -> bool:
+        """Whether fixed values turn out to be data: as many as are kept were not enough. Logged."""
+        fixed = {name for variant in self._kept for name in variant.fixed}
+        if self._made < self._most or not fixed:
+            return False
+        log.warning(
+            "%s: values of %s changed over %d times; it runs in stages from now on",
+            *(self._name, ", ".join(f"input '{name}'" for name in sorted(fixed)), self._most),
+        )
+        return True
+
     def reason(self, shapes: Mapping[str, Shape]) -> str:
         """Why there is none for these shapes: what differs from the latest. It is logged."""
         if self.latest is None:

@@ -8,7 +8,7 @@ kernels of the code that users run write, which are fewer values (see `compare_f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from tilth.compiler.driver import compile_graph
 from tilth.interface import bind_shapes
-from tilth.ir.errors import TilthError
+from tilth.ir.errors import InputError, TilthError, UnsupportedError
 from tilth.ir.graph import Graph, Value
 from tilth.ir.interpreter import interpret
 from tilth.ir.types import TensorType, dtype_of
@@ -26,7 +26,10 @@ from tilth.onnx.importer import default_name, import_values, source_line
 from tilth.runtime.devices import parse_device, usable_cores
 from tilth.runtime.target import Options
 from tilth.tools.compare_fused import fused_values
+from tilth.tools.compare_onnxruntime import onnxruntime_values
+from tilth.tools.compare_staged import staged_values
 from tilth.tools.difference import Difference, difference, roundoff
+from tilth.tools.engines import fed_shapes
 
 Array = np.ndarray
 Arrays = Mapping[str, Array]
@@ -62,12 +65,14 @@ class Comparison:
     fused: bool
     tolerance: float
     rows: tuple[Row, ...]
+    staged: bool = False
 
     @property
     def mode(self) -> str:
         """What the rows stand for, in words."""
         if self.fused:
-            return "values that kernels write, in the code as users run it"
+            what = "values between stages" if self.staged else "values that kernels write"
+            return f"{what}, in the code as users run it"
         return "every value of every node; nothing is fused across them"
 
     @property
@@ -118,26 +123,36 @@ def compare_layers(
     dtype if that is more. Raises what compiling raises, and TilthError when `against` is unknown or
     not installed.
     """
-    shapes = {name: array.shape for name, array in feeds.items()}
-    bound = bind_shapes(model.inputs, shapes)
-    graph, named = import_values(model.source, bound)
-    computed = {n: v for n, v in named.items() if _is_computed(v)}
-    if against == "reference":
-        expected = _interpreted(graph, computed, feeds)
-    elif against == "onnxruntime":
-        from tilth.tools.compare_onnxruntime import onnxruntime_values
-
-        expected = onnxruntime_values(model.source, list(computed), feeds)
-    else:
+    if against not in ("reference", "onnxruntime"):
         raise TilthError(f"cannot compare with '{against}', only reference and onnxruntime")
     options = Options(threads or usable_cores())
     places = _places(model)
+    try:
+        graph, named = import_values(model.source, bind_shapes(model.inputs, fed_shapes(feeds)))
+    except (UnsupportedError, InputError):  # no static graph, unless the feeds are wrong
+        found = staged_values(model.source, feeds, parse_device(device), options, not fused)
+        expected = _expected_in_stages(model, list(found), feeds, against, options)
+        rows = _rows(found, expected, tolerance, places)
+        return Comparison(model.name, device, against, fused, tolerance, tuple(rows), staged=True)
+    computed = {n: v for n, v in named.items() if _is_computed(v)}
+    if against == "reference":
+        expected = _interpreted(graph, computed, feeds)
+    else:
+        expected = onnxruntime_values(model.source, list(computed), feeds)
     if fused:
         rows = _fused_rows(graph, expected, feeds, device, options, tolerance, places)
     else:
         found = _compiled(graph, computed, feeds, device, options)
         rows = _rows(found, expected, tolerance, places)
     return Comparison(model.name, device, against, fused, tolerance, tuple(rows))
+
+
+def _expected_in_stages(
+    model: Model, names: Sequence[str], feeds: Arrays, against: str, options: Options
+) -> dict[str, Array]:
+    if against == "onnxruntime":
+        return onnxruntime_values(model.source, names, feeds)
+    return staged_values(model.source, feeds, parse_device("reference"), options, True)
 
 
 def _is_computed(value: Value) -> bool:

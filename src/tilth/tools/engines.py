@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-Feeds = Mapping[str, np.ndarray]
-Run = Callable[[], list[np.ndarray]]
+Feeds = Mapping[str, Any]  # arrays, lists for sequences
+Run = Callable[[], list[Any]]
 
 WARM_UP = 3  # calls after the first result, before anything is timed
 LEAST_CALLS = 5  # per turn, however slow the model
@@ -37,25 +38,24 @@ class Job:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run on its feeds, and what the engine says about how it was made."""
+    """A model ready to run on its feeds, and what the engine says of it after the first run."""
 
     run: Run
-    facts: Mapping[str, int]
+    facts: Callable[[], Mapping[str, int]] = dict
 
 
 def tilth(job: Job) -> Loaded:
     """Tilth; facts: compiled `regions`, `host_ops` outside them, whether `from_cache`."""
     import tilth
 
-    shapes = {name: array.shape for name, array in job.feeds.items()}
-    executable = tilth.load(job.path).compile(job.device, job.threads, shapes)
-    report = executable.report
-    facts = {
-        "regions": len(report.regions),
-        "host_ops": len(report.host_ops),
-        "from_cache": int(report.from_cache),
-    }
+    executable = tilth.load(job.path).compile(job.device, job.threads, fed_shapes(job.feeds))
     feeds = dict(job.feeds)
+
+    def facts() -> dict[str, int]:
+        report = executable.report
+        regions, host_ops = len(report.regions), len(report.host_ops)
+        return {"regions": regions, "host_ops": host_ops, "from_cache": int(report.from_cache)}
+
     return Loaded(lambda: list(executable(feeds).values()), facts)
 
 
@@ -70,7 +70,7 @@ def onnxruntime(job: Job) -> Loaded:
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(os.fspath(job.path), options, providers=providers)
     feeds = dict(job.feeds)
-    return Loaded(lambda: session.run(None, feeds), {})
+    return Loaded(lambda: session.run(None, feeds))
 
 
 def openvino(job: Job) -> Loaded:
@@ -92,7 +92,7 @@ def openvino(job: Job) -> Loaded:
         results = request.infer(inputs, share_inputs=True, share_outputs=True)
         return [np.array(value) for value in results.values()]  # the buffers are reused: copy
 
-    return Loaded(run, {})
+    return Loaded(run)
 
 
 ENGINES: dict[str, Callable[[Job], Loaded]] = {
@@ -117,9 +117,27 @@ def run_once(engine: str, job: Job) -> list[np.ndarray]:
     from tilth.ir.errors import InputError
 
     try:
-        return ENGINES[check_engine(engine)](job).run()
+        return tensors(ENGINES[check_engine(engine)](job).run())
     except ImportError as e:
         raise InputError(f"{engine} is not installed: pip install {engine}") from e
+
+
+def fed_shapes(feeds: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of those feeds that are tensors."""
+    return {name: fed.shape for name, fed in feeds.items() if isinstance(fed, np.ndarray)}
+
+
+def tensors(outputs: Sequence[Any]) -> list[np.ndarray]:
+    """All tensors in the outputs of a model: those of lists and dictionaries one by one."""
+    found: list[np.ndarray] = []
+    for output in outputs:
+        if isinstance(output, list):
+            found += tensors(output)
+        elif isinstance(output, dict):
+            found += tensors(list(output.values()))
+        elif output is not None:
+            found.append(np.asarray(output))
+    return found
 
 
 def relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
@@ -155,8 +173,8 @@ def serve(pipe: Connection) -> None:
         use_cores(threads)
         start = time.perf_counter()
         loaded = ENGINES[engine](job)
-        outputs = [np.asarray(o) for o in loaded.run()]
-        pipe.send(((time.perf_counter() - start, outputs, dict(loaded.facts)), ""))
+        outputs = tensors(loaded.run())
+        pipe.send(((time.perf_counter() - start, outputs, dict(loaded.facts())), ""))
         del outputs
         for _ in range(WARM_UP):
             loaded.run()

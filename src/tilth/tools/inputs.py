@@ -22,7 +22,7 @@ _PILLOW_MODES = {1: "L", 3: "RGB"}
 def random_feeds(inputs: Sequence[Port], shapes: Mapping[str, Shape], seed: int = 0) -> Any:
     """Feeds of the given shapes: floats in [0, 1), integers in [0, 100), always the same ones."""
     rng = np.random.default_rng(seed)
-    return {p.name: _random(p, shapes[p.name], rng) for p in inputs}
+    return {p.name: _random(p, shapes.get(p.name, ()), rng) for p in inputs}
 
 
 def _random(port: Port, shape: Shape, rng: np.random.Generator) -> np.ndarray:
@@ -37,8 +37,10 @@ def _random(port: Port, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     return rng.random(shape).astype(dtype.numpy)
 
 
-def read_input(port: Port, path: Path, resize: bool = False) -> np.ndarray:
-    """The tensor of an input from a file; the ending says how it is read.
+def read_input(port: Port, path: Path, resize: bool = False) -> Any:
+    """The value of an input from a file; the ending says how it is read.
+
+    A sequence is a list of arrays: those of an `.npz`, or of a list in a `.json`; else a tensor:
 
     `.npy` as it is; `.json` as nested lists of numbers, in the input's dtype; a picture as its
     shape asks (NCHW or NHWC, grey or RGB; floats are scaled to 0..1, integers stay 0..255).
@@ -46,6 +48,8 @@ def read_input(port: Port, path: Path, resize: bool = False) -> np.ndarray:
     """
     suffix = path.suffix.lower()
     try:
+        if port.container == "sequence":
+            return _items(port, path)
         if suffix == ".npy":
             return np.load(path, allow_pickle=False)
         if suffix == ".json":
@@ -57,8 +61,22 @@ def read_input(port: Port, path: Path, resize: bool = False) -> np.ndarray:
     raise InputError(f"input '{port.name}': '{path}' is none of .npy, .json, .png, .jpg")
 
 
+def _items(port: Port, path: Path) -> list[np.ndarray]:
+    if path.suffix.lower() == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name] for name in file.files]
+    if path.suffix.lower() == ".json":
+        return [_as_declared(port, path, item) for item in json.loads(path.read_text())]
+    raise InputError(f"input '{port.name}': a sequence comes from .npz or .json, not '{path}'")
+
+
 def _from_json(port: Port, path: Path) -> np.ndarray:
-    found = np.asarray(json.loads(path.read_text()))
+    return _as_declared(port, path, json.loads(path.read_text()))
+
+
+def _as_declared(port: Port, path: Path, value: Any) -> np.ndarray:
+    """Nested lists as an array of the port's dtype."""
+    found = np.asarray(value)
     if port.dtype is None:
         raise InputError(f"input {port} cannot be read from JSON")
     array = found.astype(port.dtype.numpy)

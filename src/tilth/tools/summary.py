@@ -10,14 +10,18 @@ from typing import Any
 
 from tilth.interface import Binding, complete
 from tilth.ir.cost import graph_flops
-from tilth.ir.errors import TilthError
+from tilth.ir.errors import InputError, TilthError, UnsupportedError
 from tilth.model import Model
 from tilth.onnx.tensors import element_type
+from tilth.runtime.report import HostOpReport
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts of a model. `flops` is None when it cannot be imported: `problem` then says why.
+    """Counts of a model. `flops` is None when it is no static graph, or has a `problem`.
+
+    `stages` says why it runs in stages if it does, and `host_ops` are the nodes that run on the
+    host then, as far as that shows without running, with the reason.
 
     FLOPs are of one call at the shapes `shapes`, a multiply-add counting as two.
     """
@@ -32,6 +36,8 @@ class Summary:
     shapes: Binding
     flops: int | None
     problem: str
+    stages: str = ""
+    host_ops: tuple[HostOpReport, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,11 +47,19 @@ def summarise(model: Model, wanted: Binding | None = None) -> Summary:
     """Look into `model`; symbols of its interface that `wanted` leaves open are taken as 1."""
     shapes = complete(model.inputs, wanted or {})
     source = model.source
-    flops, problem = None, ""
+    flops, problem, stages = None, "", ""
+    host_ops: tuple[HostOpReport, ...] = ()
     try:
         flops = graph_flops(model.graph(shapes))
+    except (UnsupportedError, InputError) as e:
+        stages = str(e)
     except TilthError as e:
         problem = str(e)
+    if stages:
+        try:
+            host_ops = model.foreseen(shapes)
+        except TilthError as e:
+            problem, stages = str(e), ""
     sizes = [_weight_size(t) for t in source.proto.graph.initializer]
     return Summary(
         name=model.name,
@@ -58,6 +72,8 @@ def summarise(model: Model, wanted: Binding | None = None) -> Summary:
         shapes=shapes,
         flops=flops,
         problem=problem,
+        stages=stages,
+        host_ops=host_ops,
     )
 
 
