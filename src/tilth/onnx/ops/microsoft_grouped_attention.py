@@ -138,43 +138,50 @@ def _per_row(sink: Value, shared: int, queries: int) -> Value:
 
 @dataclass(frozen=True)
 class _State:
-    """Where the new part begins in each sequence: at its start when this is the first prompt."""
+    """Where the new part begins in each sequence.
+
+    `begin` is that place where it is known: a first prompt begins at 0, and a single sequence whose
+    cache has no room to spare goes on at the cache's end.
+    """
 
     past: Value  # i64 [B]
     new: int  # S
     capacity: int  # rows of the cache afterwards
-    first: bool
+    begin: int | None
 
     @staticmethod
     def of(q: Value, past_key: Value | None, lengths: Value, longest: int) -> _State:
         batch, _, new, _ = q.shape
-        capacity = max(longest, 0 if past_key is None else past_key.shape[2])
-        if new == longest:
-            return _State(full(0, (batch,), i64), new, capacity, first=True)
+        held = 0 if past_key is None else past_key.shape[2]
+        capacity = max(longest, held)
+        if new == longest or (batch == 1 and held + new == longest):
+            begin = longest - new
+            return _State(full(begin, (batch,), i64), new, capacity, begin)
+        if past_key is None:
+            raise ValueError("there is no past to go on from")
         past = op.add(as_shape(as_dtype(lengths, i64), (batch,)), scalar(1 - new, i64))
-        return _State(past, new, capacity, first=False)
+        return _State(past, new, capacity, None)
 
     def positions(self, given: Value | None) -> Value:
         """[B, S]; a first prompt only takes its first position from those `given`."""
-        batch = self.past.shape[0]
-        if given is not None and not self.first:
+        first = self.begin == 0
+        if given is not None and not first:
             return given
-        steps = iota((batch, self.new), 1, i64)
+        steps = iota((self.past.shape[0], self.new), 1, i64)
         if given is None:
             return op.add(steps, expand_dims(self.past, (1,)))
         return op.add(steps, slice_axis(slice_axis(given, 0, 0, 1), 1, 0, 1))
 
     def appended(self, cache: Value | None, new: Value) -> Value:
         """The cache [B, K, C, H] with the new rows behind the past ones."""
-        batch, length = new.shape[0], new.shape[2]
-        if self.first:
-            return pad_axes(new, [(0, 0), (0, 0), (0, self.capacity - length), (0, 0)])
-        if cache is None:
-            raise ValueError("there is no past to go on from")
-        grown = [(0, 0), (0, 0), (0, self.capacity - cache.shape[2]), (0, 0)]
+        if self.begin is not None:
+            old = [slice_axis(cache, 2, 0, self.begin)] if cache and self.begin else []
+            return self._padded(concatenate([*old, new], 2))
+        assert cache is not None
+        batch = new.shape[0]
         starts = [expand_dims(v, (1,)) for v in (iota((batch,), 0, i64), self.past)]
         return op.scatter(
-            pad_axes(cache, grown),
+            self._padded(cache),
             concatenate(starts, 1),
             new,
             update_window_dims=(1, 2, 3),
@@ -184,9 +191,13 @@ class _State:
             kind="assign",
         )
 
+    def _padded(self, cache: Value) -> Value:
+        room = self.capacity - cache.shape[2]
+        return pad_axes(cache, [(0, 0), (0, 0), (0, room), (0, 0)])
+
     def mask(self, cx: NodeContext, keys: int, dtype: DType) -> Value:
-        """[B, 1, S, T], or [1, 1, S, T] for a first prompt: keys up to the query, in its window."""
-        batch = 1 if self.first else self.past.shape[0]
+        """[B, 1, S, T], or [1, 1, S, T] for a known begin: keys up to the query, in its window."""
+        batch = self.past.shape[0] if self.begin is None else 1
         shape = (batch, 1, self.new, keys)
         place = iota(shape, 3, i64)
         past = as_shape(slice_axis(self.past, 0, 0, batch), (batch, 1, 1, 1))
