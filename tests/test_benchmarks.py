@@ -116,3 +116,10 @@ def test_a_broken_model_fails_and_is_told(tmp_path: Path):
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 1
     assert "is not an ONNX model" in run.stdout.replace("\n", "")
+
+
+def test_the_page_of_contributed_operators_is_current(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    contributed = importlib.import_module("contributed")
+    current = contributed.PAGE.read_text() == contributed.page()
+    assert current, "run `python benchmarks/contributed.py --write`"
