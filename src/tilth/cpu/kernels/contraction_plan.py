@@ -110,7 +110,7 @@ def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     """A good plan, from shapes and cache sizes alone."""
     form, height, width = shape.form, shape.height.size, shape.width.size
     weights = form.depth * shape.vectors * shape.lanes * form.rhs_dtype.nbytes
-    fetching = rhs_is_constant and weights > isa.l2 // 2
+    fetching = rhs_is_constant and weights > isa.l2 // 8
     tiling = tiles.choose(
         *(isa, height, width, shape.vectors, form.depth, fetching),
         lambda t: _CONFLICT_COST if _conflicts(shape, t, isa) else 1.0,
