@@ -156,3 +156,13 @@ def test_an_operator_without_meaning_is_refused_before_anything_runs():
     text = "g (float[2] x) => (float[2] y) { a = NonZero(x) y = my.domain.Strange(x) }"
     with pytest.raises(tilth.UnsupportedError, match="Strange"):
         tilth.load(model(text, **{"my.domain": 1})).compile(shapes={})
+
+
+def test_a_loop_without_end_is_ended(monkeypatch):
+    endless = tilth.load(model(SUMS)), {"limit": np.float32(np.inf)}
+    monkeypatch.setenv("TILTH_LOOP_LIMIT", "9")
+    with pytest.raises(tilth.LimitError, match=r"Loop.* 9 turns .*TILTH_LOOP_LIMIT"):
+        endless[0](endless[1])
+    monkeypatch.setenv("TILTH_LOOP_LIMIT", "many")
+    with pytest.raises(tilth.TilthError, match="number of turns, not 'many'"):
+        endless[0](endless[1])

@@ -2,14 +2,15 @@
 
 A file of a hundred bytes can ask for terabytes or for a loop without end. What is allocated or
 computed on its behalf goes through here, and is refused with a `LimitError` when it is out of
-proportion to the model and its inputs. `TILTH_MEMORY_LIMIT` (bytes) sets another bound on memory.
+proportion to the model and its inputs. `TILTH_MEMORY_LIMIT` (bytes) sets another bound on memory,
+`TILTH_LOOP_LIMIT` another on the turns of a loop on the host.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tilth.ir.cost import flops
 from tilth.ir.errors import LimitError, TilthError
@@ -21,6 +22,7 @@ LARGEST_RANK = 64  # of NumPy
 _FLOOR = 1 << 29  # bytes that any model may use for a tensor
 _GROWTH = 64  # a tensor may be this many times as big as the weights and inputs together
 _STATIC_BYTES = 1 << 26  # of one tensor that is computed before the model runs
+_LOOP_TURNS = 10**7
 _TABLE_ELEMENTS = 1 << 25  # of a table that an operator's attributes ask for
 _NODE_OPERATIONS = 10_000  # what interpreting a node costs besides its arithmetic
 _FLOPS_OF_AN_ELEMENT = 16  # a matrix product does so many in the time of one elementwise operation
@@ -32,13 +34,29 @@ def memory_limit(own: int) -> int:
     `own` are the bytes of the model's weights and inputs. TilthError when TILTH_MEMORY_LIMIT is no
     number.
     """
-    text = os.environ.get("TILTH_MEMORY_LIMIT")
-    if text is None:
-        return max(_FLOOR, _GROWTH * own)
+    return _asked("TILTH_MEMORY_LIMIT", "bytes", max(_FLOOR, _GROWTH * own))
+
+
+def counted_turns() -> Iterator[int]:
+    """0, 1, 2 ...: the turns of a loop; LimitError when there are more than it may make.
+
+    TilthError when TILTH_LOOP_LIMIT is no number.
+    """
+    limit = _asked("TILTH_LOOP_LIMIT", "turns", _LOOP_TURNS)
+    yield from range(limit)
+    raise LimitError(
+        f"its loop has made {limit} turns without an end; if that is right, set TILTH_LOOP_LIMIT "
+        "to more turns"
+    )
+
+
+def _asked(name: str, unit: str, default: int) -> int:
+    """The number in an environment variable."""
+    text = os.environ.get(name)
     try:
-        return int(text)
+        return default if text is None else int(text)
     except ValueError:
-        raise TilthError(f"TILTH_MEMORY_LIMIT must be a number of bytes, not '{text}'") from None
+        raise TilthError(f"{name} must be a number of {unit}, not '{text}'") from None
 
 
 def require_memory(what: str, nbytes: int, limit: int) -> None:

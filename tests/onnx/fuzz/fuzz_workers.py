@@ -7,6 +7,7 @@ what happened, and goes on with the next case in a fresh process.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import signal
 import tempfile
@@ -22,6 +23,7 @@ from fuzz_case import Outcome, judge, prepare_directory
 SECONDS = 10.0  # of the processor, for one case
 STILL_SECONDS = 60.0  # a process that uses no processor time for so long waits for something
 MEMORY = 2 << 30  # bytes that a case may hold
+LOOP_TURNS = 1000  # that a loop on the host may make; a file can ask for any number
 _HARD_MEMORY = 6 << 30  # bytes at which the system refuses to give more
 _CASES_OF_A_PROCESS = 1000
 
@@ -146,6 +148,7 @@ class _Lane:
 def _serve(connection: Connection, source: Source, numbers: Sequence[int]) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_HARD_MEMORY, _HARD_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["TILTH_LOOP_LIMIT"] = str(LOOP_TURNS)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         prepare_directory(directory)

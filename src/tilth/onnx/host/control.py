@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilth.ir.errors import UnsupportedError
+from tilth.ir.limits import counted_turns
 from tilth.onnx.host.registry import HostContext, host_op
 from tilth.onnx.tensors import element_type
 
@@ -28,14 +29,15 @@ def loop(
 ) -> tuple[Any, ...]:
     limit = None if trips is None else int(trips.reshape(()))
     going = condition is None or bool(condition.any())
-    state, rows, step = list(carried), [], 0
-    while going and (limit is None or step < limit):
+    state, rows = list(carried), []
+    for step in counted_turns():
+        if not going or (limit is not None and step >= limit):
+            break
         start = [np.array(step, np.int64), np.array(True)]
         condition, *results = cx.run_body("body", [*start, *state])
         going = bool(condition.any())
         state = results[: len(carried)]
         rows.append(results[len(carried) :])
-        step += 1
     return *state, *_stacked(rows, cx.attr("body").output[1 + len(carried) :])
 
 
