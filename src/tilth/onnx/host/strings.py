@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from tilth.onnx.context import NodeContext
+from tilth.onnx.host.regex import compiled
 from tilth.onnx.host.registry import host_op
 
 _WHY = "strings are computed on the host"
@@ -28,8 +28,8 @@ def string_concat(cx: NodeContext, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 @host_op("RegexFullMatch", why=_WHY)
 def regex_full_match(cx: NodeContext, x: np.ndarray) -> np.ndarray:
-    pattern = re.compile(cx.attr("pattern"))
-    return np.array([pattern.fullmatch(s) is not None for s in x.flat], bool).reshape(x.shape)
+    pattern = compiled(cx.attr("pattern"))
+    return np.array([pattern.fullmatch(s) for s in x.flat], bool).reshape(x.shape)
 
 
 @host_op("StringSplit", why=_WHY)

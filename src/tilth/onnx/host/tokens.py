@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import numpy as np
 
 from tilth.onnx.context import NodeContext
+from tilth.onnx.host.regex import Pattern, compiled
 from tilth.onnx.host.registry import host_op
 
 _START, _END = "\x02", "\x03"
@@ -35,22 +35,21 @@ def _cutter(cx: NodeContext) -> Callable[[str], list[str]]:
     least = cx.attr("mincharnum", 1)
     separators = cx.attr("separators", ())
     if cx.has("tokenexp"):
-        find = re.compile(cx.attr("tokenexp"))
-        return lambda s: [m[0] for m in find.finditer(s) if len(m[0]) >= max(least, 1)]
+        find = compiled(cx.attr("tokenexp"))
+        return lambda s: [s[a:b] for a, b in find.finditer(s) if b - a >= max(least, 1)]
     if not separators:
         raise ValueError("it has neither separators nor tokenexp")
     if separators == ("",):
         return list
-    patterns = [re.compile(separator) for separator in separators]
+    patterns = [compiled(separator) for separator in separators]
     return lambda s: [part for part in _parts(s, patterns) if len(part) >= max(least, 1)]
 
 
-def _parts(text: str, separators: list[re.Pattern[str]]) -> list[str]:
+def _parts(text: str, separators: list[Pattern]) -> list[str]:
     """What lies between separators; where two overlap, the one listed first counts."""
     taken: list[tuple[int, int]] = []
     for separator in separators:
-        for match in separator.finditer(text):
-            start, end = match.span()
+        for start, end in separator.finditer(text):
             if start < end and all(end <= a or b <= start for a, b in taken):
                 taken.append((start, end))
     taken.sort()
