@@ -231,3 +231,22 @@ def test_complex_numbers_have_no_kernel():
     x = operand(np.zeros((2, 2), np.complex64))
     with pytest.raises(CompileError):
         contraction.lower(body, (x, x), (x,), ISAS["avx2"], 1)
+
+
+@pytest.mark.parametrize("rows", [1, 30])
+def test_exact_sums_of_many_products_round_little(rows, rng):
+    """Where the depth is one block otherwise, it is one long sum."""
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((rows, 9000), (9000, 70)))
+    expected = x.astype(np.float64) @ w.astype(np.float64)
+    body = body_of(matmul, x.shape, w.shape)
+
+    def error(lower):
+        result = np.empty(expected.shape, np.float32)
+        operands = (operand(x), operand(w, constant=True))
+        kernel = lower(body, operands, (operand(result),), BOTH_ISAS[0], 1)
+        CompiledKernel(kernel, BOTH_ISAS[0])([x, w], [result])
+        return np.abs(result - expected).max() / np.abs(expected).max()
+
+    assert error(contraction.lower_exact) < 5e-7
+    if rows == 1:
+        assert error(contraction.lower_exact) < error(contraction.lower) / 3

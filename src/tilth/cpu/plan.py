@@ -14,7 +14,7 @@ from tilth.cpu import control, kernels
 from tilth.cpu.chains import join_chains
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand, Packed
-from tilth.cpu.kernels import winograd
+from tilth.cpu.kernels import contraction, winograd
 from tilth.cpu.steps import Item, Step
 from tilth.cpu.view import Buffer, View, behind, dense_view, through
 from tilth.ir.graph import Graph, Node, Value, make_input
@@ -159,8 +159,10 @@ class Planner:
         threads: int,
     ) -> Kernel:
         """By Winograd's algorithm where that is expected to be faster and allowed."""
-        fast = not self.exact and winograd.pays(body, operands, results, isa, threads)
-        lower = winograd.lower if fast else kernels.FUSION_KINDS["contraction"]
+        if self.exact:
+            return contraction.lower_exact(body, operands, results, isa, threads)
+        fast = winograd.pays(body, operands, results, isa, threads)
+        lower = winograd.lower if fast else contraction.lower
         return lower(body, operands, results, isa, threads)
 
     def copy(self, source: View, target: View, node: Node) -> None:

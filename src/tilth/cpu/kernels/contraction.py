@@ -19,6 +19,8 @@ from tilth.cpu.kernels.space import body_key, kernel_emitter, require_dtypes, to
 from tilth.ir.cost import graph_flops
 from tilth.ir.graph import Graph
 
+_EXACT_DEPTH = 128  # products added up in one go, as in ONNX Runtime's convolutions
+
 
 def lower(
     body: Graph,
@@ -64,6 +66,23 @@ def lower(
         algorithm=_describe(shape, geometry),
         packed=packed,
     )
+
+
+def lower_exact(
+    body: Graph,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+) -> Kernel:
+    """As `lower`, a little slower, with rounding errors that hardly grow with the depth."""
+    if results[0].size == 0:
+        return lower(body, operands, results, isa, threads)
+    form = canonicalise(body, operands, results)
+    constant = operands[form.rhs].constant is not None
+    shape = contraction_plan.shape_of(form, isa)
+    plan = contraction_plan.choose(shape, constant, isa, threads, _EXACT_DEPTH)
+    return lower(body, operands, results, isa, threads, plan)
 
 
 def lower_rows(

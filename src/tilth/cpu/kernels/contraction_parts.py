@@ -92,10 +92,13 @@ class Parts:
         block = e.args[3 + self._tensors] if blocked else None
         trips = e.args[4 + self._tensors] if blocked and g.uneven else g.chunk
         ahead = [e.args[-1]] if g.plan.fetch_ahead else []
-        accs = self._initial(e, slot, th * tw * vectors, block)
+        type_ = register_type(g.shape.form.accumulator, g.shape.lanes)
+        accs: list[Val] = [e.const(type_, 0)] * (th * tw * vectors)
         if g.shape.form.depth:
             left, right, taps, inner = self._streams(th, tw, vectors, last)
             accs = accumulate(e, left, right, [lhs, rhs, *ahead], taps, inner, trips, accs)
+        if block is not None:
+            accs = self._with_earlier(e, slot, accs, block)
         if g.plan.deferred or blocked:
             unfinished = e.fn.append_basic_block("unfinished")
             if g.plan.deferred:
@@ -135,27 +138,29 @@ class Parts:
             self.epilogue.finish(e, self.epilogue.row(e, tensors, h, w), known, accs, counts)
         return e.finish()
 
-    def _initial(self, e: Emitter, slot: Val, count: int, block: Val | None) -> list[Val]:
-        """Zeros, or the sums of earlier depth blocks."""
-        type_ = register_type(self.g.shape.form.accumulator, self.g.shape.lanes)
-        zero = e.const(type_, 0)
-        if block is None:
-            return [zero] * count
+    def _with_earlier(self, e: Emitter, slot: Val, accs: list[Val], block: Val) -> list[Val]:
+        """The accumulators plus the sums of earlier depth blocks.
+
+        Sums of sums round less than one long sum (Higham, "The accuracy of floating point
+        summation", 1993).
+        """
         before = e.b.block
         more, ready = e.fn.append_basic_block("more"), e.fn.append_basic_block("ready")
         e.b.cbranch(e.b.icmp_signed(">", block, I64(0)), more, ready)
         e.b.position_at_end(more)
-        sums = [
-            e.load(e.offset(slot, i * self.g.lane_bytes), type_, align=self.g.lane_bytes)
-            for i in range(count)
+        add = e.b.fadd if self.g.shape.form.accumulator.is_float else e.b.add
+        lane_bytes = self.g.lane_bytes
+        totals = [
+            add(e.load(e.offset(slot, i * lane_bytes), acc.type, align=lane_bytes), acc)
+            for i, acc in enumerate(accs)
         ]
         e.b.branch(ready)
         e.b.position_at_end(ready)
         values = []
-        for value in sums:
-            phi = e.b.phi(type_)
-            phi.add_incoming(zero, before)
-            phi.add_incoming(value, more)
+        for acc, total in zip(accs, totals, strict=True):
+            phi = e.b.phi(acc.type)
+            phi.add_incoming(acc, before)
+            phi.add_incoming(total, more)
             values.append(phi)
         return values
 

@@ -106,8 +106,13 @@ def shape_of(form: Contraction, isa: Isa) -> Shape:
     return Shape(form, max(1, min(isa.lanes, isa.vector_bytes // form.accumulator.nbytes)))
 
 
-def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
-    """A good plan, from shapes and cache sizes alone."""
+def choose(
+    shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int, deepest: int | None = None
+) -> Plan:
+    """A good plan, from shapes and cache sizes alone.
+
+    About `deepest` products are added up in one go: None stands for what the caches like best.
+    """
     form, height, width = shape.form, shape.height.size, shape.width.size
     weights = form.depth * shape.vectors * shape.lanes * form.rhs_dtype.nbytes
     fetching = rhs_is_constant and weights > isa.l2 // 8
@@ -116,7 +121,9 @@ def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
         lambda t: _CONFLICT_COST if _conflicts(shape, t, isa) else 1.0,
     )
     one_tile = tiling.height.count * tiling.width.count == 1  # panels are used only once
-    chunk, tap_loops = (0, 0) if one_tile else _depth_block(shape, tiling, isa)
+    if deepest is None and not one_tile:
+        deepest = _near_l1(shape, tiling, isa)
+    chunk, tap_loops = _depth_block(shape, deepest) if deepest else (0, 0)
     depth_outside = bool(chunk) and _too_deep(shape, isa)
     rhs = _rhs_mode(shape, tiling, rhs_is_constant, isa)
     row_blocks, panel_blocks = _cache_blocks(shape, tiling, chunk if depth_outside else 0, rhs, isa)
@@ -171,13 +178,17 @@ def _rhs_mode(shape: Shape, tiling: Tiling, constant: bool, isa: Isa) -> Rhs:
     return "copied" if bad and tiling.height.count * tiling.width.count >= 4 else "direct"
 
 
-def _depth_block(shape: Shape, tiling: Tiling, isa: Isa) -> tuple[int, int]:
-    """(chunk, tap_loops) so that a panel's block of the right operand stays near L1.
+def _near_l1(shape: Shape, tiling: Tiling, isa: Isa) -> int:
+    """The depth at which a panel's block of the right operand stays near L1.
 
     It may be a little larger: reading it from L2 is cheaper than more rounds of partial sums.
     """
     per_unit = tiling.panels.width * shape.lanes * shape.form.accumulator.nbytes
-    budget = max(32, isa.l1 * 5 // 4 // per_unit)
+    return max(32, isa.l1 * 5 // 4 // per_unit)
+
+
+def _depth_block(shape: Shape, budget: int) -> tuple[int, int]:
+    """(chunk, tap_loops) of blocks of about this depth; zeros where one block does."""
     if shape.form.depth <= budget * 3 // 2:
         return 0, 0
     inner = shape.inner.size
