@@ -12,6 +12,7 @@ from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import ISAS
 from tilth.cpu.kernels import contraction, contraction_plan, tiles
 from tilth.cpu.kernels.contraction_form import canonicalise
+from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_plan import Plan
 from tilth.ir.errors import CompileError
 from tilth.ir.ops import op
@@ -200,10 +201,24 @@ def _any_plan(draw, shape, isa, constant):
         panels_first=draw(st.booleans()),
         deferred=draw(st.booleans()),
         fetch_ahead=constant and draw(st.booleans()),
+        fetch_results=draw(st.booleans()),
     )
     if draw(st.booleans()):
         return replace(plan, chunk=4 * draw(st.integers(1, 5)), tap_loops=len(shape.taps))
     return replace(plan, tap_loops=draw(st.integers(0, len(shape.taps))))
+
+
+@settings(max_examples=30)
+@given(m=st.integers(8, 400), k=st.integers(64, 3000), n=st.integers(40, 900))
+def test_tiles_of_a_block_fetch_the_next_block_of_weights_once(m, k, n):
+    body = body_of(matmul, (m, k), (k, n))
+    x, w, y = (operand(np.empty(v.shape, np.float32)) for v in (*body.inputs, body.outputs[0]))
+    shape = contraction_plan.shape_of(canonicalise(body, (x, w), (y,)), ISAS["avx512"])
+    plan = contraction_plan.choose(shape, True, ISAS["avx512"], 1)
+    g = Geometry(shape, replace(plan, fetch_ahead=True), (x, w), y)
+    block = g.chunk * plan.tiling.panels.width * g.unit
+    fetched = g.block_tiles * g.turns * g.pace
+    assert block <= fetched <= block + 16 * g.block_tiles * g.turns
 
 
 def test_a_dense_pointwise_convolution_becomes_one_matrix_product():

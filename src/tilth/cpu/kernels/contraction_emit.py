@@ -2,7 +2,7 @@
 
 One work item is a block of rows times a block of panels. Inside it the loops over panels and over
 blocks of the depth enclose the loop over register tiles, so that a panel's block of the right
-operand stays in L1 while all rows of the block (in L2) pass by.
+operand stays in L2 while all rows of the block, in L2 too, pass by.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_parts import Parts
-from tilth.cpu.kernels.microkernel import LINE, unrolling
 from tilth.cpu.kernels.packing import copy_run
 from tilth.cpu.kernels.pieces import by_size, either, even_part, piece_start
 from tilth.cpu.kernels.space import decode, kernel_emitter
@@ -68,11 +67,11 @@ class _Nest:
             with e.loop(0, g.depth_blocks) as block:
                 at = self._copy_lhs(pointers, rows, block)
                 with e.loop(*panels) as panel:
-                    self._tiles(at, rows, panels[0], panel, block)
+                    self._tiles(at, rows, panels, panel, block)
         else:
             pointers = self._copy_lhs(pointers, rows, None)
             with e.loop(*panels) as panel, e.loop(0, g.depth_blocks) as block:
-                self._tiles(pointers, rows, panels[0], panel, block)
+                self._tiles(pointers, rows, panels, panel, block)
 
     def _outer(self, index: Sequence[int | Val]) -> list[Val]:
         """The tensors' pointers at an index of the outer loops."""
@@ -181,37 +180,38 @@ class _Nest:
         self,
         pointers: list[Val],
         rows: tuple[int | Val, int | Val],
-        first_panel: int | Val,
+        panels: tuple[int | Val, int | Val],
         panel: Val,
         block: Val,
     ) -> None:
         """All tiles of the block of rows, for one panel and one depth block."""
-        panels = self.plan.tiling.panels
-        last = panels.last if panels.last != panels.width or self.shape.tail else None
-        if last is None or panels.count == 1:
-            self._panel_tiles(
-                pointers, rows, first_panel, panel, block, panels.last, last is not None
-            )
+        cut = self.plan.tiling.panels
+        last = cut.last if cut.last != cut.width or self.shape.tail else None
+        given = (pointers, rows, panels, panel, block)
+        if last is None or cut.count == 1:
+            self._panel_tiles(*given, cut.last, last is not None)
             return
-        ends = self.e.b.icmp_signed("==", panel, I64(panels.count - 1))
-        given = (pointers, rows, first_panel, panel, block)
+        ends = self.e.b.icmp_signed("==", panel, I64(cut.count - 1))
         either(
             *(self.e, ends),
-            lambda: self._panel_tiles(*given, panels.last, True),
-            lambda: self._panel_tiles(*given, panels.width, False),
+            lambda: self._panel_tiles(*given, cut.last, True),
+            lambda: self._panel_tiles(*given, cut.width, False),
         )
 
     def _panel_tiles(
         self,
         pointers: list[Val],
         rows: tuple[int | Val, int | Val],
-        first_panel: int | Val,
+        panels: tuple[int | Val, int | Val],
         panel: Val,
         block: Val,
         vectors: int,
         last: bool,
     ) -> None:
         e, g, tiling = self.e, self.g, self.plan.tiling
+        ahead = None
+        if self.plan.fetch_ahead:
+            ahead = self._following(pointers[RHS], panels, panel, block, vectors)
         pointers = self._at_panel(pointers, panel)
         taps, inner = g.rhs_depth(vectors)
         pointers[RHS] = self._depth_offset(pointers[RHS], block, taps, inner)
@@ -227,14 +227,14 @@ class _Nest:
             number = e.b.add(
                 e.b.mul(e.b.sub(i, e.i64(heights[0])), I64(across)), e.b.sub(j, e.i64(widths[0]))
             )
-            tile = number
+            share = [] if ahead is None else [step(e, ahead, number, g.turns * g.pace)]
             if self.plan.depth_outside:
-                earlier = e.b.mul(e.b.sub(panel, e.i64(first_panel)), I64(g.block_tiles))
+                earlier = e.b.mul(e.b.sub(panel, e.i64(panels[0])), I64(g.block_tiles))
                 number = e.b.add(number, earlier)
             if g.slots <= 1:
                 number = I64(0)
             slot = step(e, self.scratch, number, g.slot)
-            self._tile(pointers, slot, tile, i, j, block, vectors, last)
+            self._tile(pointers, slot, share, i, j, block, vectors, last)
 
     def _at_panel(self, pointers: list[Val], panel: Val) -> list[Val]:
         lanes, width = self.shape.lanes, self.plan.tiling.panels.width
@@ -250,7 +250,7 @@ class _Nest:
         self,
         pointers: list[Val],
         slot: Val,
-        number: Val,
+        ahead: list[Val],
         i: Val,
         j: Val,
         block: Val,
@@ -263,7 +263,6 @@ class _Nest:
         moved = [self._rows(p, tensor, h, w) for tensor, p in enumerate(pointers)]
         high, wide = g.row_strides
         moved[LHS] = step(e, step(e, pointers[LHS], h, high), w, wide)
-        ahead = [self._ahead(pointers[RHS], number, vectors)] if self.plan.fetch_ahead else []
 
         def call(th: int, tw: int) -> None:
             micro = self.parts.microkernel(th, tw, vectors, last)
@@ -283,16 +282,36 @@ class _Nest:
             lambda th: by_size(e, tiling.width, j, lambda tw: call(th, tw)),
         )
 
-    def _ahead(self, rhs: Val, tile: Val, vectors: int) -> Val:
-        """What tile `tile` of a block fetches ahead: its share of the next block of weights."""
+    def _following(
+        self,
+        rhs: Val,
+        panels: tuple[int | Val, int | Val],
+        panel: Val,
+        block: Val,
+        vectors: int,
+    ) -> Val:
+        """The weights to fetch ahead: the block after this one, or the item's first after its last.
+
+        (Most items begin with the panels that the one before began with.)
+        """
         e, g = self.e, self.g
-        depth = math.prod(t.size for t in g.inner_taps) * g.chunk
-        stride = depth * vectors * g.unit
+        first, stop = (e.i64(p) for p in panels)
+
+        def advance(index: Val, start: Val, stop: Val, by: Val) -> tuple[Val, Val]:
+            """The next index, and 1 if it starts again."""
+            following = e.b.add(index, by)
+            done = e.b.icmp_signed("==", following, stop)
+            return e.b.select(done, start, following), e.b.zext(done, I64)
+
+        blocks = (I64(0), I64(g.depth_blocks))
         if self.plan.depth_outside:
-            stride = self.shape.form.depth * self.plan.tiling.panels.width * g.unit
-        tiling = self.plan.tiling
-        largest = tiling.height.size * tiling.width.size * vectors
-        return step(e, e.offset(rhs, stride), tile, depth // unrolling(largest) * LINE)
+            panel, done = advance(panel, first, stop, I64(1))
+            block, _ = advance(block, *blocks, done)
+        else:
+            block, done = advance(block, *blocks, I64(1))
+            panel, _ = advance(panel, first, stop, done)
+        whole = self.plan.tiling.panels.width * g.unit * self.shape.form.depth
+        return self._depth_offset(step(e, rhs, panel, whole), block, *g.rhs_depth(vectors))
 
     def _flags(self, block: Val) -> list[Val]:
         if self.g.depth_blocks == 1:

@@ -9,6 +9,7 @@ from functools import cached_property
 from tilth.cpu.kernel import Operand
 from tilth.cpu.kernels.contraction_form import LHS, RHS, Loop
 from tilth.cpu.kernels.contraction_plan import Plan, Shape
+from tilth.cpu.kernels.microkernel import unrolling
 from tilth.cpu.kernels.packing import conflict_free
 from tilth.cpu.kernels.tiles import Cover
 
@@ -112,6 +113,25 @@ class Geometry:
             strides.append(inside * vectors * self.unit)
             inside *= tap.size
         return strides[::-1], vectors * self.unit
+
+    # -- fetching ahead ----------------------------------------------------------------------
+    @property
+    def turns(self) -> int:
+        """Turns that the inner loops of a micro-kernel take in one block of the depth."""
+        tile = self.plan.tiling
+        accumulators = tile.height.size * tile.width.size * tile.panels.width
+        inner = max(1, self.chunk // unrolling(accumulators, fetching=True))
+        return math.prod(t.size for t in self.inner_taps) * inner
+
+    @property
+    def pace(self) -> int:
+        """Bytes that each of them fetches, so that a block's tiles fetch the next block once.
+
+        More would be read again when its turn comes, and less would be missing.
+        """
+        taps = math.prod(t.size for t in self.inner_taps)
+        block = taps * self.chunk * self.plan.tiling.panels.width * self.unit
+        return -(-block // (16 * self.turns * self.block_tiles)) * 16
 
     # -- rows --------------------------------------------------------------------------------
     @property

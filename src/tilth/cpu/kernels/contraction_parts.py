@@ -6,8 +6,10 @@ allocates registers for one accumulator block at a time.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import llvmlite.ir as ll
 
@@ -15,9 +17,9 @@ from tilth.cpu.access import register_type
 from tilth.cpu.emit import I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
-from tilth.cpu.kernels.contraction_form import LHS, RHS, Loop
+from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
-from tilth.cpu.kernels.microkernel import Depth, Stream, accumulate
+from tilth.cpu.kernels.microkernel import LINE, Depth, Stream, accumulate, prefetch
 from tilth.cpu.kernels.packing import pack_column
 
 
@@ -94,9 +96,11 @@ class Parts:
         ahead = [e.args[-1]] if g.plan.fetch_ahead else []
         type_ = register_type(g.shape.form.accumulator, g.shape.lanes)
         accs: list[Val] = [e.const(type_, 0)] * (th * tw * vectors)
+        self._fetch_results(e, tensors, (th, tw, vectors), block)
         if g.shape.form.depth:
             left, right, taps, inner = self._streams(th, tw, vectors, last)
-            accs = accumulate(e, left, right, [lhs, rhs, *ahead], taps, inner, trips, accs)
+            pace = g.pace if ahead else None
+            accs = accumulate(e, left, right, [lhs, rhs, *ahead], taps, inner, trips, accs, pace)
         if block is not None:
             accs = self._with_earlier(e, slot, accs, block)
         if g.plan.deferred or blocked:
@@ -105,8 +109,7 @@ class Parts:
                 e.b.branch(unfinished)
             else:
                 finished = e.fn.append_basic_block("finished")
-                done = e.b.icmp_signed("==", block, I64(g.depth_blocks - 1))
-                e.b.cbranch(done, finished, unfinished)
+                e.b.cbranch(self._is_last(e, block), finished, unfinished)
             e.b.position_at_end(unfinished)
             for i, acc in enumerate(accs):
                 e.store(acc, e.offset(slot, i * g.lane_bytes), align=g.lane_bytes)
@@ -120,6 +123,24 @@ class Parts:
             at = self.epilogue.row(e, tensors, *divmod(r, tw))
             self.epilogue.finish(e, at, known, accs[r * vectors : (r + 1) * vectors], counts)
         return e.finish()
+
+    def _fetch_results(
+        self, e: Emitter, tensors: Sequence[Val], tile: tuple[int, int, int], block: Val | None
+    ) -> None:
+        """Ask for the lines of the result before the sums are ready; stores would wait for them."""
+        g, (th, tw, vectors) = self.g, tile
+        if not g.plan.fetch_results:
+            return
+        row = vectors * g.shape.lanes * g.dtypes[RESULT].nbytes
+        now = nullcontext() if block is None else e.when(self._is_last(e, block))
+        with now:
+            for h, w in itertools.product(range(th), range(tw)):
+                result = self.epilogue.row(e, tensors, h, w)[0]
+                for at in range(0, row, LINE):
+                    prefetch(e, e.offset(result, at), to_write=True)
+
+    def _is_last(self, e: Emitter, block: Val) -> Val:
+        return e.b.icmp_signed("==", block, I64(self.g.depth_blocks - 1))
 
     def _emit_finish(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
         g = self.g

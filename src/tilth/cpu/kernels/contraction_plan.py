@@ -21,6 +21,8 @@ Rhs = Literal["packed", "direct", "copied"]
 _LINE, _PAGE = 64, 4096
 _CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be copied
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
+_ROWS = 64  # that a block has at least, where weights are read once per block of rows
+_DEEP = 64  # depth from which a tile's results can be fetched while it is computed
 _HEAVY_EPILOGUE = 9  # instructions per vector beyond which it becomes a loop of its own
 
 
@@ -33,7 +35,7 @@ class Plan:
     leading loops times `chunk` of the innermost one; partial sums wait in scratch. `depth_outside`
     puts the loop over depth blocks outside that over panels. `deferred` runs the epilogue as a
     loop over finished tiles. `fetch_ahead` brings the next block of packed weights into L2 while
-    this one is used.
+    this one is used, `fetch_results` the lines of a tile's results while it is computed.
     """
 
     tiling: Tiling
@@ -48,6 +50,7 @@ class Plan:
     rows_outermost: bool = False  # threads share rows even where there are outer loops to share
     deferred: bool = False
     fetch_ahead: bool = False
+    fetch_results: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def choose(
     )
     one_tile = tiling.height.count * tiling.width.count == 1  # panels are used only once
     if deepest is None and not one_tile:
-        deepest = _near_l1(shape, tiling, isa)
+        deepest = _l2_depth(shape, tiling, isa)
     chunk, tap_loops = _depth_block(shape, deepest) if deepest else (0, 0)
     depth_outside = bool(chunk) and _too_deep(shape, isa)
     rhs = _rhs_mode(shape, tiling, rhs_is_constant, isa)
@@ -145,6 +148,7 @@ def choose(
         rows_outermost=interleaved,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
         fetch_ahead=fetching and not one_tile,
+        fetch_results=shape.columns.strides[RESULT] == 1 and form.depth >= _DEEP,
     )
 
 
@@ -178,13 +182,13 @@ def _rhs_mode(shape: Shape, tiling: Tiling, constant: bool, isa: Isa) -> Rhs:
     return "copied" if bad and tiling.height.count * tiling.width.count >= 4 else "direct"
 
 
-def _near_l1(shape: Shape, tiling: Tiling, isa: Isa) -> int:
-    """The depth at which a panel's block of the right operand stays near L1.
+def _l2_depth(shape: Shape, tiling: Tiling, isa: Isa) -> int:
+    """The depth at which a panel's block of the right operand takes little of L2.
 
-    It may be a little larger: reading it from L2 is cheaper than more rounds of partial sums.
+    It need not stay in L1: reading it from L2 costs less than more rounds of partial sums.
     """
     per_unit = tiling.panels.width * shape.lanes * shape.form.accumulator.nbytes
-    return max(32, isa.l1 * 5 // 4 // per_unit)
+    return max(32, isa.l2 // 8 // per_unit)
 
 
 def _depth_block(shape: Shape, budget: int) -> tuple[int, int]:
@@ -203,9 +207,9 @@ def _depth_block(shape: Shape, budget: int) -> tuple[int, int]:
 
 
 def _too_deep(shape: Shape, isa: Isa) -> bool:
-    """Would all rows, or plenty of them, overflow L2 at full depth?"""
-    rows = min(shape.rows, 128)
-    return not shape.taps and rows * shape.form.depth * shape.form.lhs_dtype.nbytes >= isa.l2 // 2
+    """Would all rows, or enough of them to reread weights seldom, overflow L2 at full depth?"""
+    rows = min(shape.rows, _ROWS)
+    return not shape.taps and rows * shape.form.depth * shape.form.lhs_dtype.nbytes > isa.l2 // 2
 
 
 def _conflicts(shape: Shape, tiling: Tiling, isa: Isa) -> bool:
@@ -242,7 +246,8 @@ def _cache_blocks(shape: Shape, tiling: Tiling, chunk: int, rhs: Rhs, isa: Isa) 
     if packed <= isa.l2 // 4:  # rereading the weights is cheap: keep rows and results at hand
         touched, room = left + results, isa.l2 // 16
     else:
-        touched, room = left + (results if chunk else 0), isa.l2 // 2
+        touched = left + (results if chunk else 0)
+        room = isa.l2 // 2 if chunk else max(isa.l2 // 4, _ROWS * left // shape.rows)
     return min(_cut(shape, tiling).count, max(1, math.ceil(touched / room))), 1
 
 

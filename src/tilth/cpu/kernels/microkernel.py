@@ -16,12 +16,15 @@ from tilth.cpu.emit import I32, I64, PTR, VOID, Emitter, Val
 from tilth.cpu.expression import convert
 from tilth.ir.types import DType
 
-LINE = 64  # bytes fetched ahead per unrolled step
+LINE = 64  # bytes of a cache line
 
 
-def unrolling(accumulators: int) -> int:
-    """Units of depth per turn of the inner loop: enough to hide the loop's own instructions."""
-    return 2 if accumulators > 16 else 4
+def unrolling(accumulators: int, fetching: bool = False) -> int:
+    """Units of depth per turn of the inner loop: enough to hide the loop's own instructions.
+
+    A loop that is `fetching` at its own pace takes longer turns, so as to fetch seldom.
+    """
+    return 2 if accumulators > 16 and not fetching else 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +60,26 @@ def accumulate(
     inner: Depth,
     trips: int | Val,
     accumulators: Sequence[Val],
+    pace: int | None = None,
 ) -> list[Val]:
     """`accumulators` (rows x vectors) plus the products of `taps` x the first `trips` of `inner`.
 
-    `pointers` are of the two operands and, optionally, of memory to bring into L2 on the way.
-    `trips` may be known only at run time; it is then positive.
+    `pointers` are of the two operands and, optionally, of memory to bring into L2 on the way:
+    `pace` bytes per turn of the inner loop (None: a line). `trips` may be known only at run time;
+    it is then positive.
     """
-    unroll = unrolling(len(accumulators))
+    unroll = unrolling(len(accumulators), pace is not None)
+    fetched = pace or LINE
     if taps:
         tap, *rest = taps
 
         def one_tap(values: list[Val]) -> list[Val]:
             a, b, *others = values[: len(pointers)]
             accs = values[len(pointers) :]
-            accs = accumulate(e, lhs, rhs, values[: len(pointers)], rest, inner, trips, accs)
-            others = [e.offset(p, inner.size // unroll * LINE) for p in others]
+            accs = accumulate(
+                *(e, lhs, rhs, values[: len(pointers)], rest, inner, trips, accs, pace)
+            )
+            others = [e.offset(p, inner.size // unroll * fetched) for p in others]
             return [e.offset(a, tap.lhs), e.offset(b, tap.rhs), *others, *accs]
 
         return repeat(e, tap.size, [*pointers, *accumulators], one_tap)[len(pointers) :]
@@ -81,7 +89,7 @@ def accumulate(
             a, b, *others = values[: len(pointers)]
             accs = values[len(pointers) :]
             if count == unroll:
-                others = [_prefetch(e, p) for p in others]
+                others = [_fetch(e, p, fetched) for p in others]
             for k in range(count):
                 accs = _step(
                     e, lhs, rhs, e.offset(a, k * inner.lhs), e.offset(b, k * inner.rhs), accs
@@ -101,11 +109,17 @@ def accumulate(
     return values[len(pointers) :]
 
 
-def _prefetch(e: Emitter, pointer: Val) -> Val:
-    """Bring a cache line into L2; gives the pointer to the next one. Never faults."""
+def _fetch(e: Emitter, pointer: Val, nbytes: int) -> Val:
+    """Bring some bytes into L2; gives the pointer behind them."""
+    for at in range(0, nbytes, LINE):
+        prefetch(e, e.offset(pointer, at))
+    return e.offset(pointer, nbytes)
+
+
+def prefetch(e: Emitter, pointer: Val, to_write: bool = False) -> None:
+    """Bring a cache line into L2, its ownership too if it is to be written. Never faults."""
     fn = e.declare("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
-    e.b.call(fn, [pointer, I32(0), I32(2), I32(1)])
-    return e.offset(pointer, LINE)
+    e.b.call(fn, [pointer, I32(int(to_write)), I32(2), I32(1)])
 
 
 def _step(e: Emitter, lhs: Stream, rhs: Stream, a: Val, b: Val, accs: list[Val]) -> list[Val]:
