@@ -29,7 +29,8 @@ from rich.table import Table
 
 import tilth
 from tilth.interface import bind_shapes, complete
-from tilth.tools.engines import Job, relative_error
+from tilth.tools.difference import relative_error
+from tilth.tools.engines import Job
 from tilth.tools.inputs import random_feeds
 from tilth.tools.machine import describe_machine
 from tilth.tools.side_by_side import Timing, Worker, take_turns

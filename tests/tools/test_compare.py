@@ -17,7 +17,7 @@ from tilth.ir.errors import TilthError
 from tilth.ir.ops.table import REFERENCE
 from tilth.tools.compare import compare_layers
 from tilth.tools.compare_html import comparison_page
-from tilth.tools.difference import difference, roundoff
+from tilth.tools.difference import difference, relative_error, roundoff
 
 IMAGE = """<ir_version: 10, opset_import: ["" : 20]>
 g (float[1,2,6,6] x) => (float[1,5] y) <float[4,2,3,3] w, float[4] b, float[64,5] v> {
@@ -209,3 +209,25 @@ def test_the_command_ends_with_1_when_something_diverges(proto, tmp_path, capsys
     shown = capsys.readouterr().out
     assert "code as users run it" in shown
     assert "the first is 't', of node 'conv + relu + tanh' (contraction)" in shown
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "error"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0.0),
+        ([1.0, 2.2], [1.0, 2.0], 0.1),
+        ([1.0], [1.0, 2.0], np.inf),
+        ([np.nan], [1.0], np.inf),
+        ([], [], 0.0),
+        (["a"], ["a"], 0.0),
+        (["a"], ["b"], np.inf),
+    ],
+)
+def test_the_relative_error_is_that_of_the_largest_value(found, expected, error: float):
+    assert relative_error([np.array(found)], [np.array(expected)]) == pytest.approx(error)
+
+
+def test_the_worst_output_counts_and_their_number_must_agree():
+    one, two = np.ones(1), np.full(1, 2.0)
+    assert relative_error([one, two], [one, one]) == pytest.approx(1)
+    assert relative_error([one], [one, one]) == np.inf

@@ -10,7 +10,7 @@ import pytest
 
 import tilth
 from tilth.tools import engines
-from tilth.tools.engines import Job, latencies, peak_bytes, relative_error, run_once
+from tilth.tools.engines import Job, latencies, peak_bytes, run_once
 from tilth.tools.machine import describe_machine
 from tilth.tools.side_by_side import Worker, side_by_side, take_turns
 
@@ -136,25 +136,3 @@ def test_a_measurement_says_what_it_ran_on():
     machine = describe_machine(threads=2)
     assert machine["threads"] == 2
     assert machine["versions"]["tilth"] == tilth.__version__
-
-
-@pytest.mark.parametrize(
-    ("found", "expected", "error"),
-    [
-        ([1.0, 2.0], [1.0, 2.0], 0.0),
-        ([1.0, 2.2], [1.0, 2.0], 0.1),
-        ([1.0], [1.0, 2.0], np.inf),
-        ([np.nan], [1.0], np.inf),
-        ([], [], 0.0),
-        (["a"], ["a"], 0.0),
-        (["a"], ["b"], np.inf),
-    ],
-)
-def test_the_relative_error_is_that_of_the_largest_value(found, expected, error: float):
-    assert relative_error([np.array(found)], [np.array(expected)]) == pytest.approx(error)
-
-
-def test_the_worst_output_counts_and_their_number_must_agree():
-    one, two = np.ones(1), np.full(1, 2.0)
-    assert relative_error([one, two], [one, one]) == pytest.approx(1)
-    assert relative_error([one], [one, one]) == np.inf

@@ -28,7 +28,8 @@ from tilth.cli.console import (
     table,
 )
 from tilth.runtime.devices import usable_cores
-from tilth.tools.engines import Job, fed_shapes, relative_error, run_once, tensors
+from tilth.tools.difference import relative_error
+from tilth.tools.engines import Job, fed_shapes, run_once, tensors
 
 
 def run(

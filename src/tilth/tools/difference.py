@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -42,6 +43,22 @@ def difference(found: np.ndarray, expected: np.ndarray) -> Difference:
     largest, magnitude = float(errors.max()), float(np.abs(y).max())
     relative = largest / magnitude if magnitude else (math.inf if largest else 0.0)
     return Difference(largest, float(errors.mean()), relative, _cosine(x, y), nans, infinities)
+
+
+def relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest relative error of a model's outputs; infinite when they cannot be compared.
+
+    Outputs of text are equal (0) or not (infinite).
+    """
+    if len(found) != len(expected):
+        return math.inf
+    return max((_relative_error(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+
+
+def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    if expected.dtype.kind in "OSU":
+        return 0.0 if np.array_equal(found, expected) else math.inf
+    return difference(found, expected).relative_error
 
 
 def roundoff(dtype: np.dtype) -> float:

@@ -140,26 +140,6 @@ def tensors(outputs: Sequence[Any]) -> list[np.ndarray]:
     return found
 
 
-def relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """max |found - expected| / max |expected|, the worst output; inf if not comparable."""
-    if len(found) != len(expected):
-        return float("inf")
-    return max((_relative_error(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
-
-
-def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    if found.shape != expected.shape:
-        return float("inf")
-    if expected.size == 0:
-        return 0.0
-    if expected.dtype.kind in "OSU":
-        return 0.0 if np.array_equal(found, expected) else float("inf")
-    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    difference = np.abs(found.astype(wide) - expected.astype(wide))
-    worst = float(difference.max() / (np.abs(expected.astype(wide)).max() + 1e-30))
-    return worst if np.isfinite(worst) else float("inf")
-
-
 def serve(pipe: Connection) -> None:
     """The worker's main: take (engine, job), answer with the first result, then obey.
 

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from tilth.tools import engines
-from tilth.tools.engines import Job, check_engine, relative_error
+from tilth.tools.difference import relative_error
+from tilth.tools.engines import Job, check_engine
 
 PAUSE = 0.1  # seconds between turns, for the last engine's threads to fall asleep
 PATIENCE = 600.0  # seconds to wait for an answer
