@@ -1,8 +1,8 @@
 """The clock of a traced call of a model in stages: records of compiled kernels and host operators.
 
 Kernels are timed by instrumented code that runs beside the call, so the clock only counts what the
-records last. While a host operator runs a sub-graph, the sub-graph's stages are recorded in its
-place: an operator's records are the time that it takes itself.
+records last. What an operator on the host takes itself is one record at its end, after those of the
+sub-graphs that it ran.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Recorder:
     records: list[TracedRecord] = field(default_factory=list)
     _now: float = 0.0
     _since: float = 0.0  # when the operator that runs now started, or went on
-    _running: list[Any] = field(default_factory=list)  # nodes on the host, one inside the other
+    _own: list[float] = field(default_factory=list)  # seconds of operators, one inside the other
 
     def run(self, executable: Executable, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The results of a segment; its kernels are recorded in a run of their own."""
@@ -45,20 +45,21 @@ class Recorder:
     def host(self, node: Any) -> Iterator[None]:
         """Record what runs inside as the time of a node on the host."""
         self._pause()
-        self._running.append(node)
+        self._own.append(0.0)
         self._since = time.perf_counter()
         try:
             yield
-            self._pause()
         finally:
-            self._running.pop()
+            self._pause()
+            self._record(node, self._own.pop())
             self._since = time.perf_counter()
 
     def _pause(self) -> None:
-        """Record what the running operator, if there is one, took since it started or went on."""
-        if not self._running:
-            return
-        node, seconds = self._running[-1], time.perf_counter() - self._since
+        """Count what the running operator, if there is one, took since it started or went on."""
+        if self._own:
+            self._own[-1] += time.perf_counter() - self._since
+
+    def _record(self, node: Any, seconds: float) -> None:
         name = node.name or default_name(node)
         record = KernelRecord(node.op_type, name, "host operator", 0, self._now, seconds, 0, 0)
         self.records.append(TracedRecord(HOST, record))

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilth.ir.graph import Graph
+from tilth.ir.types import dtype_of
 from tilth.onnx.context import DataDependentError
 from tilth.onnx.importer import import_graph
 from tilth.onnx.load import OnnxModel
 
-# An input with more elements is data, not a parameter: no graph is made for its values.
-_LARGEST = 64
+# Elements that a parameter may have, by the kind of its type: shapes and axes are integers, scales
+# floats, a condition one bool. What has more is data: no graph is made for its values.
+_LARGEST = {"int": 64, "uint": 64, "float": 8, "bool": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +46,11 @@ def specialise(model: OnnxModel, feeds: Mapping[str, np.ndarray]) -> Specialised
         try:
             return Specialised(import_graph(model, shapes, fixed), fixed)
         except DataDependentError as e:
-            if not e.fixable or any(feeds[n].size > _LARGEST for n in e.inputs if n in feeds):
-                raise
             needed = {n: feeds[n].copy() for n in e.inputs if n in feeds and n not in fixed}
-            if not needed:
+            if not e.fixable or not needed or not all(map(_is_parameter, needed.values())):
                 raise
             fixed |= needed
+
+
+def _is_parameter(array: np.ndarray) -> bool:
+    return array.size <= _LARGEST.get(dtype_of(array.dtype).kind, 0)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tilth.ir.errors import UnsupportedError
 from tilth.ir.limits import counted_turns
 from tilth.onnx.host.registry import HostContext, host_op
 from tilth.onnx.tensors import element_type
@@ -57,19 +56,50 @@ def _no_rows(tensor: Any) -> np.ndarray:
 @host_op("Scan", why=_WHY, folds=False)
 def scan(cx: HostContext, *operands: Any) -> tuple[Any, ...]:
     if cx.version < 9:
-        raise UnsupportedError("Scan of opset 8 with a body that depends on data")
+        return _scan_batch(cx, *operands)
     count = cx.attr("num_scan_inputs")
     state, sequences = list(operands[: len(operands) - count]), operands[len(operands) - count :]
-    carried = len(state)
     axes = cx.attr("scan_input_axes", (0,) * count)
     backs = cx.attr("scan_input_directions", (0,) * count)
     moved = [_along(x, a, b) for x, a, b in zip(sequences, axes, backs, strict=True)]
-    rows = []
-    for slices in zip(*moved, strict=True):
-        results = cx.run_body("body", [*state, *slices])
+    after, stacks = _scan(cx, state, moved)
+    return *after, *_placed(cx, stacks)
+
+
+def _scan_batch(cx: HostContext, lengths: np.ndarray | None, *operands: Any) -> tuple[Any, ...]:
+    """Opset 8 scans each element of a leading batch dimension on its own.
+
+    `lengths` says how long each one is; what lies behind is not read, and zero in the results.
+    """
+    count = cx.attr("num_scan_inputs")
+    backs = cx.attr("directions", (0,) * count)
+    longest = operands[-1].shape[1]
+    batches = []
+    for b in range(len(operands[-1])):
+        own = [x[b, ...] for x in operands]  # arrays, even where they are scalars
+        length = longest if lengths is None else int(lengths[b])
+        ends = zip(own[len(own) - count :], backs, strict=True)
+        moved = [_along(x[:length], 0, back) for x, back in ends]
+        after, stacks = _scan(cx, own[: len(own) - count], moved)
+        batches.append([*after, *(_lengthened(y, longest) for y in stacks)])
+    return tuple(np.stack(column) for column in zip(*batches, strict=True))
+
+
+def _lengthened(stack: np.ndarray, length: int) -> np.ndarray:
+    """The rows of a stack, and zeros up to a length."""
+    return np.pad(stack, [(0, length - len(stack)), *((0, 0) for _ in stack.shape[1:])])
+
+
+def _scan(
+    cx: HostContext, state: list[Any], sequences: Sequence[np.ndarray]
+) -> tuple[list[Any], list[np.ndarray]]:
+    """The last state, and the stacked results of running the body on slices along axis 0."""
+    carried, rows = len(state), []
+    for i in range(len(sequences[0])):
+        results = cx.run_body("body", [*state, *(s[i, ...] for s in sequences)])
         state = results[:carried]
         rows.append(results[carried:])
-    return *state, *_placed(cx, _stacked(rows, cx.attr("body").output[carried:]))
+    return state, _stacked(rows, cx.attr("body").output[carried:])
 
 
 def _along(x: np.ndarray, axis: int, back: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tilth.onnx.build import normal_axis
@@ -39,7 +41,8 @@ def unique_of_vector(cx: NodeContext, x: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _unique_rows(x: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First positions of the sorted unique slices, which one each slice is, and their counts."""
-    rows = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+    moved = np.moveaxis(x, axis, 0)
+    rows = moved.reshape(len(moved), math.prod(moved.shape[1:]))
     if rows.dtype.kind == "V":  # ml_dtypes: their sorting is not NumPy's own
         rows = rows.astype(np.float32)
     order = np.lexsort(rows.T[::-1]) if rows.shape[1] else np.arange(len(rows))

@@ -8,10 +8,11 @@ the iteration number to compute shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
-from tilth.ir.errors import UnsupportedError
+from tilth.ir.errors import ModelError, UnsupportedError
 from tilth.ir.graph import Graph, Value, constant_of, make_input
 from tilth.ir.ops.helpers import as_shape, permuted
 from tilth.ir.ops.table import op
@@ -20,6 +21,7 @@ from tilth.onnx.build import concatenate, expand_dims, full, iota, scalar, slice
 from tilth.onnx.check import count_body_nodes
 from tilth.onnx.context import DataDependentError, NodeContext
 from tilth.onnx.registry import onnx_op
+from tilth.onnx.tensors import element_type
 
 _UNROLL_LIMIT = 4096  # iterations ...
 _UNROLL_NODES = 8192  # ... and copies of nodes
@@ -130,17 +132,28 @@ def _unrolled(cx: NodeContext, carried: Sequence[Value], limit: int | None) -> l
 
 
 def _empty_rows(cx: NodeContext, carried: Sequence[Value]) -> list[Value]:
-    """What a loop of no iterations stacks: the types come from a body that never runs."""
-    _, *results = cx.body("body", [scalar(0, i64), scalar(True, bool_), *carried])
-    rows = results[len(carried) :]
-    return [full(0, (0, *r.shape), r.tensor.dtype) for r in rows]
+    """What a loop of no iterations stacks: the types come from a body that never runs.
+
+    Its iteration is no constant unless shapes follow from it, for 0 may be no index of anything.
+    Where the body has no meaning even so, its declared types count; open dimensions are 0.
+    """
+    for step in (make_input(scalar(0, i64).type, "iteration"), scalar(0, i64)):
+        with suppress(DataDependentError, ModelError):
+            _, *results = cx.body("body", [step, scalar(True, bool_), *carried])
+            rows = results[len(carried) :]
+            return [full(0, (0, *r.shape), r.tensor.dtype) for r in rows]
+    outputs = cx.attr("body").output[1 + len(carried) :]
+    declared = [info.type.tensor_type for info in outputs]
+    shapes = [(0, *(max(0, d.dim_value) for d in t.shape.dim)) for t in declared]
+    types = [element_type(t.elem_type, f"{cx.label}: a result") for t in declared]
+    return [full(0, shape, dtype) for shape, dtype in zip(shapes, types, strict=True)]
 
 
 def _while(
     cx: NodeContext, trips: Value | None, condition: Value | None, carried: Sequence[Value]
 ) -> list[Value]:
-    """A loop whose end depends on data; what it stacks would have no known length."""
-    if cx.output_count > len(carried):
+    """A loop whose end depends on data; what it stacks or collects would have no known length."""
+    if cx.output_count > len(carried) or not all(isinstance(v, Value) for v in carried):
         for bound in (trips, condition):
             if bound is not None:
                 cx.static(bound, "the number of iterations")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from tilth.ir.graph import Value, constant_of
+import math
+
+import numpy as np
+
+from tilth.ir.graph import Value, constant_of, make_constant
 from tilth.ir.ops.helpers import as_dtype, as_shape, take
 from tilth.ir.ops.table import op
-from tilth.ir.types import i64
+from tilth.ir.types import Shape, i64
 from tilth.onnx.build import (
     concatenate,
     expand_dims,
@@ -22,9 +26,19 @@ from tilth.onnx.registry import onnx_op
 REDUCTION = {"none": "assign", "add": "add", "mul": "multiply", "max": "max", "min": "min"}
 
 
+def _empty(x: Value, shape: Shape) -> Value | None:
+    """The result where it has no elements: x may have no place then that an index could name."""
+    if math.prod(shape):
+        return None
+    return make_constant(np.zeros(shape, x.tensor.dtype.numpy))
+
+
 @onnx_op("Gather")
 def gather(cx: NodeContext, x: Value, indices: Value) -> Value:
     axis = normal_axis(cx.attr("axis", 0), len(x.shape))
+    empty = _empty(x, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+    if empty is not None:
+        return empty
     known = constant_of(indices)
     if known is not None and known.size == 1:  # one row: a slice
         index = normal_axis(int(known.reshape(())), x.shape[axis])
@@ -36,6 +50,9 @@ def gather(cx: NodeContext, x: Value, indices: Value) -> Value:
 @onnx_op("GatherElements")
 def gather_elements(cx: NodeContext, x: Value, indices: Value) -> Value:
     axis = normal_axis(cx.attr("axis", 0), len(x.shape))
+    empty = _empty(x, indices.shape)
+    if empty is not None:
+        return empty
     for i, size in enumerate(indices.shape):
         if i != axis:
             x = slice_axis(x, i, 0, size)
@@ -63,6 +80,9 @@ def _wrap_vectors(indices: Value, sizes: tuple[int, ...]) -> Value:
 def gather_nd(cx: NodeContext, x: Value, indices: Value) -> Value:
     batch = cx.attr("batch_dims", 0)
     depth, batch_rank = indices.shape[-1], len(indices.shape) - 1
+    empty = _empty(x, (*indices.shape[:-1], *x.shape[batch + depth :]))
+    if empty is not None:
+        return empty
     addressed = tuple(range(batch, batch + depth))
     rest = len(x.shape) - batch - depth
     sizes = tuple(1 if i < batch + depth else d for i, d in enumerate(x.shape))
@@ -142,9 +162,10 @@ def tensor_scatter(
 def compress(cx: NodeContext, x: Value, condition: Value) -> Value:
     """Keep the slices where a constant condition holds."""
     keep = cx.static(condition, "the condition").nonzero()[0]
-    if not cx.has("axis"):
-        return take(as_shape(x, (x.tensor.size,)), ints(keep), 0)
-    return take(x, ints(keep), normal_axis(cx.attr("axis"), len(x.shape)))
+    x = x if cx.has("axis") else as_shape(x, (x.tensor.size,))
+    axis = normal_axis(cx.attr("axis", 0), len(x.shape))
+    empty = _empty(x, (*x.shape[:axis], keep.size, *x.shape[axis + 1 :]))
+    return take(x, ints(keep), axis) if empty is None else empty
 
 
 @onnx_op("ReverseSequence")
