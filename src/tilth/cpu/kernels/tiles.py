@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from tilth.cpu.isa import Isa
 
-# Cycles per unit of depth, fitted to measurements of tiles whose operands lie in L1.
+# Cycles per unit of depth, fitted to products whose operands come from L2.
 _FMAS = 2  # a core starts per cycle
 _LOADS = 1.6  # a core starts per cycle, sustained
-_BROADCAST, _VECTOR = 0.1, 0.3  # cycles a load costs beside its FMAs (vectors come from L2)
+_BROADCAST, _VECTOR = 0.18, 0.16  # cycles a load costs beside its FMAs
 _CHAIN = 4.8  # an FMA's latency (4), and some slack for the scheduler
 _TILE_OVERHEAD = 24  # cycles to call a micro-kernel and to fill and drain its pipeline
 
