@@ -68,6 +68,7 @@ def test_matches_are_those_of_pythons_re(expression, text):
         (r"\0\a\.", "\0\a.", "\0\ax"),
         ("", "", "a"),
         (r"a|", "", "b"),
+        (r"|a", "a", "aa"),
         ("é+", "éé", "e"),
     ],
 )
@@ -104,3 +105,12 @@ def test_a_broken_expression_is_told_with_the_name_of_its_node():
     proto = model('g (string[1] s) => (bool[1] y) { [m] y = RegexFullMatch <pattern = "(a"> (s) }')
     with pytest.raises(tilth.ModelError, match=r"'m'.*is not closed"):
         tilth.load(proto)({"s": np.array(["a"], object)})
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr("tilth.onnx.host.regex._MOST_KNOWN_THREADS", 50)
+    pattern = compiled("(?:a|b){3}[ab]*x")
+    text = "abba" * 20
+    assert pattern.fullmatch(text + "x")
+    assert list(pattern.finditer(text + "x" + text)) == [(0, 81)]
+    assert len(pattern._known) <= 50

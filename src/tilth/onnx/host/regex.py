@@ -3,13 +3,14 @@
 An expression becomes a program of a few kinds of instructions that all alternatives run through
 side by side, one character at a time (Thompson 1968; the order of threads, which says which match
 is preferred, is Pike's: R. Cox, "Regular Expression Matching: the Virtual Machine Approach", 2009).
+What the threads do at a character is remembered, so that usual texts cost a look-up per character.
 Python's `re` tries alternatives one after the other, for which a hostile expression takes for ever.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 from tilth.onnx.host.regex_syntax import (
@@ -19,10 +20,12 @@ from tilth.onnx.host.regex_syntax import (
     Node,
     Repetition,
     Set,
+    is_word,
     parse,
 )
 
 _MOST_INSTRUCTIONS = 20_000
+_MOST_KNOWN_THREADS = 200_000  # in remembered states
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class _Fork:
 
 
 _Instruction = _Take | _Hold | _Fork | None  # None: the end, a match
-_Threads = dict[int, int]  # instruction -> where its match began; the preferred ones first
+_State = tuple[int, ...]  # the instructions where threads wait, the preferred thread first
 
 
 @functools.lru_cache(maxsize=256)
@@ -61,19 +64,21 @@ def compiled(expression: str) -> Pattern:
 
 @dataclass(slots=True)
 class Pattern:
-    """A program for an expression."""
+    """A program for an expression, and what its threads did at characters seen so far."""
 
     program: list[_Instruction]
-    _steps: int = field(default=0)
+    _emitted: int = 0
+    _known: dict[Hashable, tuple[_State, _State]] = field(default_factory=dict)
+    _known_threads: int = 0
 
     def fullmatch(self, text: str) -> bool:
         """Does all of the text match?"""
-        threads = self._followed(0, 0, text, 0)
-        for at, char in enumerate(text):
-            threads = self._after(threads, char, at, text)
-            if not threads:
+        state, _ = self._after((), "", _next(text, 0), fresh=True)
+        for at, char in enumerate(text, 1):
+            state, _ = self._after(state, char, _next(text, at))
+            if not state:
                 return False
-        return len(self.program) - 1 in threads
+        return len(self.program) - 1 in state
 
     def finditer(self, text: str) -> Iterator[tuple[int, int]]:
         """(start, end) of the matches that do not overlap, from left to right."""
@@ -85,50 +90,72 @@ class Pattern:
     def _search(self, text: str, begin: int) -> tuple[int, int] | None:
         """The leftmost match from there on; of those that start there, the preferred one."""
         end, found = len(self.program) - 1, None
-        threads: _Threads = {}
+        state: _State = ()
+        starts: list[int] = []
         for at in range(begin, len(text) + 1):
-            if found is None:
-                threads = self._followed(0, at, text, at, threads)
-            elif not threads:
+            char = text[at - 1] if at else ""
+            state, origins = self._after(state, char, _next(text, at), fresh=not found, cut=True)
+            starts = [at if origin < 0 else starts[origin] for origin in origins]
+            if state and state[-1] == end:
+                found = (starts[-1], at)
+            elif found and not state:
                 break
-            if end in threads:
-                found = (threads[end], at)
-                threads = _before(threads, end)
-            if at < len(text):
-                threads = self._after(threads, text[at], at, text)
         return found
 
-    def _after(self, threads: _Threads, char: str, at: int, text: str) -> _Threads:
-        """The threads that take the character."""
-        result: _Threads = {}
-        for place, start in threads.items():
-            instruction = self.program[place]
-            if isinstance(instruction, _Take) and char in instruction.chars:
-                self._followed(place + 1, start, text, at + 1, result)
-        return result
+    def _after(
+        self, state: _State, char: str, following: str, fresh: bool = False, cut: bool = False
+    ) -> tuple[_State, _State]:
+        """The state after a character (that was read, "" at the very begin), and from which thread
+        each of its threads comes, -1 for a new one.
 
-    def _followed(
-        self, place: int, start: int, text: str, at: int, into: _Threads | None = None
-    ) -> _Threads:
-        """`into` with the threads that are reached from an instruction without a character."""
-        into = {} if into is None else into
+        `fresh` begins a new thread; `cut` ends those to which a match is preferred.
+        """
+        key = state, char, following, fresh, cut
+        found = self._known.get(key)
+        if found is None:
+            found = self._advanced(*key)
+            self._known_threads += 1 + len(found[0])
+            if self._known_threads > _MOST_KNOWN_THREADS:
+                self._known.clear()
+                self._known_threads = 0
+            self._known[key] = found
+        return found
+
+    def _advanced(
+        self, state: _State, char: str, following: str, fresh: bool, cut: bool
+    ) -> tuple[_State, _State]:
+        visited: set[int] = set()
+        threads: dict[int, int] = {}
+        for origin, place in [*enumerate(state), *([(-1, -1)] if fresh else ())]:
+            instruction = self.program[place]
+            if origin >= 0 and not (isinstance(instruction, _Take) and char in instruction.chars):
+                continue
+            for reached in self._reached(place + 1, char, following, visited):
+                threads[reached] = origin
+                if cut and self.program[reached] is None:
+                    return tuple(threads), tuple(threads.values())
+        return tuple(threads), tuple(threads.values())
+
+    def _reached(self, place: int, char: str, following: str, visited: set[int]) -> Iterator[int]:
+        """Where threads that go on from an instruction wait for a character, or match."""
         waiting = [place]
         while waiting:
             place = waiting.pop()
-            if place in into:
+            if place in visited:
                 continue
-            into[place] = start
+            visited.add(place)
             match self.program[place]:
                 case _Fork(targets):
                     waiting += reversed(targets)
-                case _Hold(what) if what.holds(text, at):
-                    waiting.append(place + 1)
-        return into
+                case _Hold(what):
+                    waiting += [place + 1] if what.holds(char, following) else []
+                case _:
+                    yield place
 
     def emit(self, node: Node) -> None:
         """Append the instructions of a part of an expression."""
-        self._steps += 1
-        if max(len(self.program), self._steps) > _MOST_INSTRUCTIONS:
+        self._emitted += 1
+        if max(len(self.program), self._emitted) > _MOST_INSTRUCTIONS:
             raise ValueError(f"the expression has more than {_MOST_INSTRUCTIONS} steps")
         match node:
             case Set():
@@ -181,11 +208,7 @@ def _ordered(inside: int, past: int, greedy: bool) -> tuple[int, int]:
     return (inside, past) if greedy else (past, inside)
 
 
-def _before(threads: _Threads, place: int) -> _Threads:
-    """The threads that are preferred to one."""
-    kept: _Threads = {}
-    for key, start in threads.items():
-        if key == place:
-            break
-        kept[key] = start
-    return kept
+def _next(text: str, at: int) -> str:
+    """What assertions know of the next character: a line's end, a letter, another, or none."""
+    char = text[at : at + 1]
+    return char if char in ("", "\n") else "a" if is_word(char) else " "

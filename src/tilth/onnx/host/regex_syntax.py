@@ -67,22 +67,22 @@ class Assertion:
 
     kind: str
 
-    def holds(self, text: str, at: int) -> bool:
+    def holds(self, last: str, following: str) -> bool:
+        """`last` and `following` are the characters around, "" for none."""
         match self.kind:
             case "begin":
-                return at == 0
+                return last == ""
             case "end":
-                return at == len(text)
+                return following == ""
             case "line begin":
-                return at == 0 or text[at - 1] == "\n"
+                return last in ("", "\n")
             case "line end":
-                return at == len(text) or text[at] == "\n"
-        edge = _is_word(text, at - 1) != _is_word(text, at)
-        return edge == (self.kind == "word edge")
+                return following in ("", "\n")
+        return (is_word(last) != is_word(following)) == (self.kind == "word edge")
 
 
-def _is_word(text: str, at: int) -> bool:
-    return 0 <= at < len(text) and any(a <= ord(text[at]) <= b for a, b in _CLASSES["w"])
+def is_word(char: str) -> bool:
+    return char == "_" or (char.isascii() and char.isalnum())
 
 
 @dataclass(frozen=True, slots=True)
