@@ -14,7 +14,9 @@ from tilth.ir.graph import Graph, Node, Value, clone, constant_of, make_input
 from tilth.ir.ops.table import make
 from tilth.ir.types import f32
 
-_MOST_EXTRA = 1.1  # of the busiest thread: rows computed twice, and rows that do not divide
+# What an operation of a depthwise convolution costs next to one of a product: with operands in the
+# core's own L2, as in a chain, or partly in that of another core.
+_DEPTHWISE_COST = 2.5, 5.0
 
 
 def join_chains(graph: Graph, isa: Isa, threads: int) -> Graph:
@@ -35,20 +37,22 @@ def join_chains(graph: Graph, isa: Isa, threads: int) -> Graph:
 
 
 def _pays(chain: Chain, isa: Isa, threads: int) -> bool:
-    """Has the thread with most rows little more to do than its share?"""
+    """Does the thread with most rows finish before its share of the members one by one?"""
     if chain.batch % threads == 0:
         return True
     stride, span = chain.reach
     strips = chain.strips(isa, threads)
     rows = -(-chain.height * -(-strips // threads) // strips)
-    twice = max(0, span - stride) * (threads - 1) / threads
-    most, every = 0.0, 0
+    twice = max(0, span - stride) * (threads - 1) / threads  # rows of another thread
+    inside, outside = 0.0, 0.0
     for member in chain.members:
-        flops, height = graph_flops(member.attrs["body"]), member.outputs[0].shape[1]
-        own = rows * stride + twice if member is chain.first else rows
-        most += flops * own / height
-        every += flops
-    return most * threads <= every * _MOST_EXTRA
+        flops, own = graph_flops(member.attrs["body"]), float(rows)
+        if member is chain.first:
+            own = rows * stride + twice
+        at_hand, elsewhere = _DEPTHWISE_COST if member is chain.window else (1.0, 1.0)
+        inside += at_hand * flops * own / member.outputs[0].shape[1]
+        outside += elsewhere * flops / threads
+    return inside <= outside
 
 
 def _around(graph: Graph, window: Node, taken: set[Node]) -> Chain | None:

@@ -122,7 +122,7 @@ def _kernel(
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, len(space.accesses))
         *_, begin, end, _step = e.args
-        nest = _Nest(e, body, hero, space, window)
+        nest = _Nest(e, body, hero, space, window, together)
         walk = nest.items_together if together else nest.items
         walk(cut, pointers, begin, end)
         return e.finish()
@@ -198,7 +198,15 @@ def _depthwise(
 class _Nest:
     """The loops around a row of pixels: work items, vectors of channels, outer dimensions."""
 
-    def __init__(self, e: Emitter, body: Graph, hero: Node, space: Space, window: Window):
+    def __init__(
+        self,
+        e: Emitter,
+        body: Graph,
+        hero: Node,
+        space: Space,
+        window: Window,
+        together: bool,
+    ):
         self.e, self.body, self.space, self.window = e, body, space, window
         self.hero = hero.outputs[0]
         self.n_operands = len(space.accesses) - len(body.outputs)
@@ -210,6 +218,9 @@ class _Nest:
             for access in space.accesses[1 : self.n_operands]
             if access.strides[-2] == 0
         )
+        # held in registers, a filter leaves fewer for pixels; from row to row it stays in L1
+        registers = e.isa.registers
+        self.most_held = registers // 3 if together else registers - 6
         self.looped = 0  # leading window dimensions that are loops at run time
         while math.prod(window.sizes[self.looped :]) > MOST_UNROLLED:
             self.looped += 1
@@ -272,7 +283,7 @@ class _Channels:
         sizes = [1] * nest.looped + list(self.window.sizes[nest.looped :])
         self.taps = list(itertools.product(*map(range, sizes)))
         self.filters: dict[Shape, Val] = {}
-        if nest.has_filter and not nest.looped and len(self.taps) <= self.e.isa.registers - 6:
+        if nest.has_filter and not nest.looped and len(self.taps) <= nest.most_held:
             self.filters = {tap: self.filter(pointers[1], tap) for tap in self.taps}
 
     def fetch(self, i: int, pointers: Sequence[Val], distance: int = 0) -> Val:
@@ -302,7 +313,7 @@ class _Channels:
         """As many as leave the filter, the accumulators and as many loads in registers."""
         parts = max(1, self.n // self.e.isa.lanes)
         free = self.e.isa.registers - len(self.filters) - 2
-        return max(2, min(8, free // (2 * parts)))
+        return max(2, min(14, free // (2 * parts)))
 
     def block(self, pointers: Sequence[Val], first: Index, size: int) -> None:
         """`size` neighbouring pixels: their windows, the epilogue, the stores."""
