@@ -1,4 +1,4 @@
-"""Symbolic sizes and sizes that depend on data: results are right at every size, 0 and 1 included."""
+"""Symbolic sizes and sizes that depend on data: results are right at every size, 0 and 1 too."""
 
 from __future__ import annotations
 

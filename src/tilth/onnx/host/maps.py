@@ -44,12 +44,16 @@ def dict_vectorizer(cx: NodeContext, x: Mapping[Any, Any]) -> np.ndarray:
 @host_op("CastMap", why=_WHY, domain=_DOMAIN, folds=False)
 def cast_map(cx: NodeContext, x: Mapping[int, Any]) -> np.ndarray:
     """The values in the order of their keys, or at the places that the keys say: [1, C]."""
-    types = {"TO_FLOAT": np.float32, "TO_INT64": np.int64, "TO_STRING": object}
-    dtype = cx.choice("cast_to", types, "TO_FLOAT")
-    values = {key: str(v) if dtype is object else dtype(float(v)) for key, v in x.items()}
+    types = {
+        "TO_FLOAT": (np.float32, float),
+        "TO_INT64": (np.int64, int),
+        "TO_STRING": (object, str),
+    }
+    dtype, convert = cx.choice("cast_to", types, "TO_FLOAT")
+    values = {key: convert(v) for key, v in x.items()}
     if cx.choice("map_form", {"DENSE": True, "SPARSE": False}, "DENSE"):
         return np.array([[values[key] for key in sorted(values)]], dtype)
-    row = np.full((1, cx.attr("max_map", 1)), "" if dtype is object else 0, dtype)
+    row = np.full((1, cx.attr("max_map", 1)), "" if convert is str else 0, dtype)
     for key, value in values.items():
         row[0, key] = value
     return row

@@ -19,6 +19,12 @@ def nonzero(cx: NodeContext, x: np.ndarray) -> np.ndarray:
     return np.array(np.atleast_1d(x).nonzero(), np.int64)[: max(x.ndim, 1)]
 
 
+@host_op("Compress", why=_WHY, folds=False)
+def compress(cx: NodeContext, x: np.ndarray, condition: np.ndarray) -> np.ndarray:
+    """The slices along an axis, or the elements, where the condition holds."""
+    return np.compress(condition, x, cx.attr("axis", None))
+
+
 @host_op("Unique", why=_WHY)
 def unique(cx: NodeContext, x: np.ndarray) -> tuple[np.ndarray, ...]:
     """Unique elements, or slices along an axis; first positions, inverse and counts (all i64)."""
