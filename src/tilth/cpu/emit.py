@@ -174,6 +174,13 @@ class Emitter:
         """x * y + z, fused where the machine can."""
         return self.intrinsic("fma" if self.isa.fma else "fmuladd", x, y, z)
 
+    def byte_dot(self, x: Val, y: Val, z: Val) -> Val:
+        """z + the sum of four products of the unsigned bytes of x and the signed ones of y, in each
+        32-bit lane; only where the machine can."""
+        type_ = z.type
+        fn = self.declare(f"{self.isa.byte_dot}.{32 * width(type_)}", type_, [type_] * 3)
+        return self.b.call(fn, [z, x, y])
+
     # -- control flow ------------------------------------------------------------------------
     @contextmanager
     def loop(self, start: int | Val, stop: int | Val, step: int | Val = 1) -> Iterator[Val]:

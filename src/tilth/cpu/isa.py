@@ -31,12 +31,14 @@ class Isa:
     l2: int = 512 << 10
     converts_half: bool = True  # has instructions from f16 to f32 and back
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
+    byte_dot: str = ""  # LLVM's name of: i32 lanes += sums of four products u8 * i8; "": none
 
     @property
     def vector_bytes(self) -> int:
         return 4 * self.lanes
 
 
+_VNNI = "llvm.x86.avx512.vpdpbusd"
 _X86 = "x86_64-unknown-linux-gnu"
 _ARM = "aarch64-unknown-linux-gnu"
 
@@ -83,6 +85,8 @@ def host_isa() -> Isa:
     else:
         base = ISAS["x86-64-v2"]
     flags = features.flatten() + (",-prefer-256-bit" if base.name == "avx512" else "")
+    if features.get({"avx512": "avx512vnni", "avx2": "avxvnni"}.get(base.name, "")):
+        base = replace(base, byte_dot=_VNNI)
     base = replace(base, triple=triple, cpu=llvm.get_host_cpu_name(), features=flags)
     return replace(base, **_host_caches())
 

@@ -10,7 +10,7 @@ import llvmlite.ir as ll
 
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand
-from tilth.cpu.kernels import contraction_emit, contraction_plan
+from tilth.cpu.kernels import contraction_bytes, contraction_emit, contraction_plan
 from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_plan import Plan, Shape
@@ -38,18 +38,26 @@ def lower(
     require_dtypes((*operands, *results))
     if results[0].size == 0:
         return _nothing(len(operands) + 1)
-    form = canonicalise(body, operands, results)
+    form = written = canonicalise(body, operands, results)
+    views = operands
+    if contraction_bytes.suits(form, operands, isa):
+        form, views = contraction_bytes.in_quads(form, operands)
     shape = contraction_plan.shape_of(form, isa)
     constant = operands[form.rhs].constant is not None
     plan = plan or contraction_plan.choose(shape, constant, isa, threads)
-    geometry = Geometry(shape, plan, operands, results[0])
+    geometry = Geometry(shape, plan, views, results[0])
     packed = {}
     if plan.rhs == "packed":
-        moving = [loop for loop in shape.outer if loop.strides[RHS]]
-        depth = (*shape.taps, shape.inner)
-        width = plan.tiling.panels.width
+        plain = Shape(written, shape.lanes)
+        moving = [loop for loop in plain.outer if loop.strides[RHS]]
         packed[form.rhs] = packed_panels(
-            operands[form.rhs], moving, depth, shape.columns, shape.lanes, width
+            operands[form.rhs],
+            moving,
+            (*plain.taps, plain.inner),
+            plain.columns,
+            shape.lanes,
+            plan.tiling.panels.width,
+            contraction_bytes.QUAD if form.quads else 1,
         )
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
@@ -109,6 +117,8 @@ def _nothing(pointers: int) -> Kernel:
 def _describe(shape: Shape, g: Geometry) -> str:
     plan = g.plan
     words = [f"direct {plan.tiling.name}", f"{plan.rhs} rhs"]
+    if shape.form.quads:
+        words.append("four bytes at once")
     if plan.copy_lhs:
         words.append("copied lhs")
     if g.depth_blocks > 1:

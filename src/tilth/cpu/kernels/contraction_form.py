@@ -36,7 +36,8 @@ class Contraction:
 
     `lhs` and `rhs` are positions among the kernel's operands (the two may have traded places, so
     that n is the loop along which the result is contiguous); `extras` are the positions of the
-    epilogue's other operands. The vector loop is `n[-1]`, the loop of unit depth `k[-1]`.
+    epilogue's other operands. The vector loop is `n[-1]`, the loop of unit depth `k[-1]`. `quads`:
+    a unit of depth is four bytes, see `contraction_bytes`.
     """
 
     body: Graph
@@ -51,6 +52,7 @@ class Contraction:
     lhs_dtype: DType
     rhs_dtype: DType
     accumulator: DType
+    quads: bool = False
 
     @property
     def depth(self) -> int:

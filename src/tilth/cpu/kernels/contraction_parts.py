@@ -191,7 +191,7 @@ class Parts:
         g, shape, plan = self.g, self.g.shape, self.g.plan
         high, wide = g.row_strides
         rows = tuple(h * high + w * wide for h in range(th) for w in range(tw))
-        left = Stream(g.dtypes[LHS], shape.form.accumulator, rows)
+        left = Stream(g.dtypes[LHS], shape.form.accumulator, rows, quads=shape.form.quads)
         direct = plan.rhs == "direct"
         lane = g.stride(shape.columns, RHS) if direct else g.sizes[RHS]
         right = Stream(

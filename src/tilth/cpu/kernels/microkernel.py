@@ -41,7 +41,8 @@ class Stream:
     """How one operand is read: element type, the type to compute in, byte displacements.
 
     `displacements` are of the rows (left) or of the vectors (right); `counts`, of the right operand
-    only, says how many lanes of a vector may be touched, None for all.
+    only, says how many lanes of a vector may be touched, None for all. `quads`, of the left
+    operand only: an element is four unsigned bytes, one of the right operand four signed ones.
     """
 
     dtype: DType
@@ -49,6 +50,7 @@ class Stream:
     displacements: tuple[int, ...]
     counts: tuple[int | None, ...] = ()
     stride: int = 1  # between lanes, in elements
+    quads: bool = False
 
 
 def accumulate(
@@ -137,7 +139,9 @@ def _step(e: Emitter, lhs: Stream, rhs: Stream, a: Val, b: Val, accs: list[Val])
         factor = e.splat(scalar, lanes)
         for j, vector in enumerate(row):
             acc = accs[i * len(row) + j]
-            if lhs.compute.is_float:
+            if lhs.quads:
+                result.append(e.byte_dot(factor, vector, acc))
+            elif lhs.compute.is_float:
                 result.append(e.fma(factor, vector, acc))
             else:
                 result.append(e.b.add(acc, e.b.mul(factor, vector)))

@@ -27,10 +27,12 @@ def pack_panels(
     columns: Loop,
     lanes: int,
     width: int,
+    together: int = 1,
 ) -> np.ndarray:
     """A constant right operand as [outer...][vectors * depth * lanes], zero where n ends.
 
-    Panels of `width` vectors follow each other; the last one is as narrow as what is left.
+    Panels of `width` vectors follow each other; the last one is as narrow as what is left. So many
+    rows of the depth as are `together` lie next to each other in each lane.
     """
     loops = [*outer, *depth, columns]
     source = _with_operand_strides(operand)
@@ -46,9 +48,11 @@ def pack_panels(
     packed = np.empty((blocks, rows * vectors * lanes), source.dtype)
     for start in range(0, vectors * lanes, width * lanes):
         stop = min(start + width * lanes, vectors * lanes)
-        panel = packed[:, rows * start : rows * stop].reshape(blocks, rows, stop - start)
+        panel = packed[:, rows * start : rows * stop]
+        panel = panel.reshape(blocks, -1, stop - start, together)
         known = min(stop, columns.size) - start
-        panel[:, :, :known] = seen[:, :, start : start + known]
+        rowwise = seen[:, :, start : start + known].reshape(blocks, -1, together, known)
+        panel[:, :, :known] = rowwise.swapaxes(2, 3)
         panel[:, :, known:] = 0
     return packed
 
@@ -60,6 +64,7 @@ def packed_panels(
     columns: Loop,
     lanes: int,
     width: int,
+    together: int = 1,
 ) -> Packed:
     """`pack_panels`, to be done later."""
     assert operand.constant is not None
@@ -69,8 +74,8 @@ def packed_panels(
     return Packed(
         elements * operand.constant.itemsize,
         operand.constant,
-        lambda: pack_panels(operand, outer, depth, columns, lanes, width),
-        ("panels", operand.strides, *loops, lanes, width),
+        lambda: pack_panels(operand, outer, depth, columns, lanes, width, together),
+        ("panels", operand.strides, *loops, lanes, width, together),
     )
 
 

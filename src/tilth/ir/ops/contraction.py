@@ -43,6 +43,17 @@ def _matmul(lhs: Array, rhs: Array, dtype: np.dtype) -> Array:
     return np.matmul(lhs.astype(dtype, copy=False), rhs.astype(dtype, copy=False))
 
 
+def _accumulated(lhs: TensorType, rhs: TensorType, dtype: DType | None) -> DType:
+    """The element type of sums of products; only integers of two kinds may meet."""
+    check_kind(lhs, *_NUMBER)
+    if dtype is None or not (lhs.dtype.is_integer and rhs.dtype.is_integer):
+        check_same_dtype(lhs, rhs)
+    result = lhs.dtype if dtype is None else dtype
+    if result.is_float != lhs.dtype.is_float or result.is_integer != lhs.dtype.is_integer:
+        raise ValueError(f"{lhs.dtype} products cannot accumulate in {result}")
+    return result
+
+
 primitive(
     "dot_general",
     "sum over contracting axes, for each batch; result axes: batch, lhs free, rhs free",
@@ -61,12 +72,7 @@ def _(
     rhs_batch: Shape = (),
     dtype: DType | None = None,
 ) -> TensorType:
-    check_kind(lhs, *_NUMBER)
-    if dtype is None or not (lhs.dtype.is_integer and rhs.dtype.is_integer):
-        check_same_dtype(lhs, rhs)
-    result = lhs.dtype if dtype is None else dtype
-    if result.is_float != lhs.dtype.is_float or result.is_integer != lhs.dtype.is_integer:
-        raise ValueError(f"{lhs.dtype} products cannot accumulate in {result}")
+    result = _accumulated(lhs, rhs, dtype)
     check_axes(lhs_batch + lhs_contract, lhs.rank)
     check_axes(rhs_batch + rhs_contract, rhs.rank)
     for what, a, b in (
@@ -125,10 +131,10 @@ def _(
     rhs_dilation: Shape = _SPATIAL_ONES,
     groups: int = 1,
     layout: str = "channels_first",
+    dtype: DType | None = None,
 ) -> TensorType:
     check_choice("layout", layout, _LAYOUTS)
-    check_kind(x, *_NUMBER)
-    check_same_dtype(x, w)
+    result = TensorType(_accumulated(x, w, dtype), ())
     rank = x.rank - 2
     if rank < 0 or w.rank != x.rank:
         raise ValueError(f"{x} and {w} must have one rank, at least 2")
@@ -156,8 +162,8 @@ def _(
         )
     )
     if layout == "channels_first":
-        return x.with_shape((batch, features, *extents))
-    return x.with_shape((batch, *extents, features))
+        return result.with_shape((batch, features, *extents))
+    return result.with_shape((batch, *extents, features))
 
 
 @reference("convolution")
@@ -171,18 +177,23 @@ def _(
     rhs_dilation: Shape,
     groups: int,
     layout: str,
+    dtype: DType | None,
 ) -> Array:
-    dtype = x.dtype
+    wanted = x.dtype if dtype is None else dtype.numpy
+    accumulator = widen(np.empty(0, wanted)).dtype
     x, w = widen(x), widen(w)
     if layout == "channels_first":
         x, w = np.moveaxis(x, 1, -1), np.moveaxis(w, (0, 1), (-1, -2))
     low, high = zip((0, 0), *padding, (0, 0), strict=True)
     x = pad(x, np.zeros((), x.dtype), low, high, (0, *(d - 1 for d in lhs_dilation), 0))
-    result = narrow(_correlate(x, w, strides, rhs_dilation, groups), dtype)
+    total = _correlate(x, w, accumulator, strides, rhs_dilation, groups)
+    result = narrow(total, wanted)
     return np.moveaxis(result, -1, 1) if layout == "channels_first" else result
 
 
-def _correlate(x: Array, w: Array, strides: Shape, dilation: Shape, groups: int) -> Array:
+def _correlate(
+    x: Array, w: Array, dtype: np.dtype, strides: Shape, dilation: Shape, groups: int
+) -> Array:
     """x [N, S.., C] padded, w [W.., C/g, O]: the sum over window offsets of one matmul each."""
     batch, *spatial, _ = x.shape
     *window, group, features = w.shape
@@ -192,7 +203,7 @@ def _correlate(x: Array, w: Array, strides: Shape, dilation: Shape, groups: int)
     )
     positions = batch * math.prod(extents)
     # [G, positions, O/g]: each group is a batch of the matmul
-    result = np.zeros((groups, positions, features // groups), x.dtype)
+    result = np.zeros((groups, positions, features // groups), dtype)
     if not result.size:
         return result.reshape(batch, *extents, features)
     for offset in np.ndindex(*window):
@@ -203,5 +214,8 @@ def _correlate(x: Array, w: Array, strides: Shape, dilation: Shape, groups: int)
         shifted = x[(slice(None), *corner)].reshape(positions, groups, group).transpose(1, 0, 2)
         weights = w[offset].reshape(group, groups, features // groups).transpose(1, 0, 2)
         # depthwise: one channel a group, where a matmul would be an outer product
-        result += shifted * weights if group == 1 else _matmul(shifted, weights, x.dtype)
+        if group == 1:
+            result += shifted.astype(dtype, copy=False) * weights.astype(dtype, copy=False)
+        else:
+            result += _matmul(shifted, weights, dtype)
     return result.transpose(1, 0, 2).reshape(batch, *extents, features)
