@@ -19,6 +19,7 @@ from tilth.ir.limits import cost, nbytes
 _ALWAYS = 1 << 20  # bytes: results up to this size are folded
 _GROWTH = 4  # bigger ones only up to this many times their operands, as dequantised weights are
 _ADDED = 1 << 28  # bytes by which folding may make the constants of a graph bigger in all
+_KEPT = ("uniform_dequantize",)  # targets that multiply integers want them; others decompose it
 _WIDENING = ("convert", "uniform_dequantize")  # as many elements as before: not counted there
 _WORK = 1 << 30  # see `limits.cost`: a second or two, and as much again for ...
 _WORK_PER_ELEMENT = 32  # ... each element of the graph's constants
@@ -29,7 +30,8 @@ def fold_constants(graph: Graph) -> Graph:
     budget = _Budget(_ADDED, _WORK + _WORK_PER_ELEMENT * _elements(graph))
 
     def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value]:
-        if node.op == "constant" or not all(map(is_constant, inputs)) or not budget.allows(node):
+        known = all(map(is_constant, inputs)) and node.op not in ("constant", *_KEPT)
+        if not known or not budget.allows(node):
             return clone(node, inputs)
         arrays = evaluate(node, [v.node.attrs["value"] for v in inputs])
         name = next((v.node.name for v in inputs if v.node.name), node.name)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tilth.compiler import padding, scales, transposed_convolution
+from tilth.compiler import integer_products, padding, scales, transposed_convolution
 from tilth.compiler.cse import merge_common_subexpressions
 from tilth.compiler.decompose import decompose
 from tilth.compiler.fold import fold_constants
@@ -73,6 +73,7 @@ SINK = Pass("sink constants", _function(sink_constants))
 SHARED = (FOLD, SIMPLIFY, FOLD, MERGE, SINK)
 
 TARGET = (
+    Pass("integer products", _table(*integer_products.RULES), lambda traits: traits.byte_products),
     Pass("decompose", lambda graph, traits: decompose(graph, traits.composites)),
     *(FOLD, SIMPLIFY),
     Pass("fold scales", _table(*scales.RULES)),

@@ -28,7 +28,13 @@ class CpuTarget:
     def traits(self) -> Traits:
         from tilth.cpu.kernels import COMPOSITES
 
-        return Traits(COMPOSITES, layout="channels_last", explicit_padding=True, fuses=True)
+        return Traits(
+            COMPOSITES,
+            layout="channels_last",
+            explicit_padding=True,
+            fuses=True,
+            byte_products=bool(self.isa.byte_dot),
+        )
 
     def fingerprint(self, options: Options) -> str:
         threads = options.threads or usable_cores()

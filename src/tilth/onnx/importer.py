@@ -246,7 +246,7 @@ def fold(values: Sequence[Value | None]) -> list[Value | None]:
 
 
 def _folded(value: Value) -> Value:
-    if value.op == "constant":
+    if value.op in ("constant", "uniform_dequantize"):  # quantised weights stay what they are
         return value
     try:
         with bounded_work(_FOLD_WORK):

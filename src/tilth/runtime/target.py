@@ -25,13 +25,15 @@ class Traits:
 
     `composites` are lowered directly and therefore not decomposed; `layout` is the one convolution
     wants; `explicit_padding` makes padding a `pad` node before convolutions and windows;
-    `fuses` turns on the fusion pass.
+    `fuses` turns on the fusion pass; `byte_products` says that sums of products of bytes cost less
+    than those of floats.
     """
 
     composites: frozenset[str] = frozenset()
     layout: Literal["any", "channels_last"] = "any"
     explicit_padding: bool = False
     fuses: bool = False
+    byte_products: bool = False
 
 
 @dataclass(frozen=True, slots=True)
