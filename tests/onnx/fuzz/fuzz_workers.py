@@ -149,7 +149,8 @@ def _serve(connection: Connection, source: Source, numbers: Sequence[int]) -> No
     resource.setrlimit(resource.RLIMIT_DATA, (_HARD_MEMORY, _HARD_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["TILTH_LOOP_LIMIT"] = str(LOOP_TURNS)
-    with tempfile.TemporaryDirectory() as name:
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a disk would take most of the time
+    with tempfile.TemporaryDirectory(dir=memory) as name:
         directory = Path(name)
         prepare_directory(directory)
         for number in numbers:
