@@ -332,6 +332,34 @@ def test_grouped_attention_gives_scores_or_weights(f, wanted):
     close(details[0, 0], weights if wanted == 2 else np.tril(scores))
 
 
+HALF_CASES = {
+    "Attention": ([(2, 3, 16), (16, 48), (48,)], {"num_heads": 2, "unidirectional": 1}),
+    "MultiHeadAttention": ([(2, 3, 16)] * 3 + [(48,)], {"num_heads": 2, "unidirectional": 1}),
+    "RotaryEmbedding": ([(2, 3, 16), 0, (9, 4), (9, 4)], {}),
+    "GroupQueryAttention": (
+        [(1, 3, 32), (1, 3, 16), (1, 3, 16), None, None, [2], 3, (9, 4), (9, 4)],
+        {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "softcap": 2.0},
+    ),
+    "SkipLayerNormalization": ([(2, 3, 16), (2, 3, 16), (16,), (16,), (16,)], {}),
+    "GroupNorm": ([(1, 2, 2, 8), (8,), (8,)], {"groups": 2, "activation": 1}),
+}
+
+
+@pytest.mark.parametrize("op_type", HALF_CASES)
+def test_half_precision_gives_what_single_precision_gives(f, op_type):
+    shapes, attrs = HALF_CASES[op_type]
+    index = i64 if op_type == "RotaryEmbedding" else i32
+    operands = [
+        s if s is None else f(*s) / 4 if isinstance(s, tuple) else np.array(s, index).reshape(-1)
+        for s in shapes
+    ]
+    small = [x.astype(np.float16) if x is not None and x.dtype == f32 else x for x in operands]
+    widened = [x.astype(f32) if x is not None and x.dtype == np.float16 else x for x in small]
+    (want,) = run_node(op_type, widened, f32, **attrs)
+    (got,) = run_node(op_type, small, np.float16, **attrs)
+    np.testing.assert_allclose(got.astype(f32), want, 1e-2, 2e-3 * abs(want).max())
+
+
 # Others
 
 

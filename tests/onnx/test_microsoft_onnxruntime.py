@@ -155,6 +155,7 @@ def attention() -> list[Case]:
         Case("Attention", [x, weights, bias], outputs=present),
         Case("Attention", [x, weights, bias, None, past], outputs=present),
         Case("Attention", [x[:, :1], weights, bias, None, past], outputs=present),
+        Case("Attention", [x, weights, bias, None, past[:, :, :, :0]], outputs=present),
         Case("Attention", [x, weights, bias, bits(2, 8), past], outputs=present),
         Case("Attention", [x, f(16, 40), f(40)], {"qkv_hidden_sizes": [16, 16, 8]}),
     ]
@@ -168,6 +169,7 @@ def attention() -> list[Case]:
 def multi_head_attention() -> list[Case]:
     q, k, v = f(2, 5, 16), f(2, 7, 16), f(2, 7, 8)
     own, old = [f(2, 5, 16), f(2, 5, 16)], [f(2, 4, 3, 4), f(2, 4, 3, 4)]
+    none = [f(2, 4, 0, 4), f(2, 4, 0, 4)]
     name, present = "MultiHeadAttention", (f32, f32, f32)
     cases = [
         Case(name, [q, k, v]),
@@ -180,6 +182,7 @@ def multi_head_attention() -> list[Case]:
         Case(name, [q, *own, None, bits(2, 5)], outputs=(*present, f32)),
         Case(name, [q, *own], outputs=present),
         Case(name, [q, *own, f(48), bits(2, 8), None, *old], outputs=present),
+        Case(name, [q, *own, None, None, None, *none], outputs=present),
         Case(name, [q[:, :1], *(x[:, :1] for x in own), None, None, f(2, 1, 1, 4), *old],
              outputs=present),
     ]  # fmt: skip
@@ -223,6 +226,7 @@ def group_query_attention() -> list[Case]:
     cases = [
         grouped(1, 5, None, [5], packed=True),
         grouped(2, 5, 8, [5, 5]),
+        grouped(2, 5, 0, [5, 5]),
         grouped(2, 5, None, [5, 5], None, None, None, f(2, 1, 5, 5)),
         grouped(2, 5, None, [5, 5], None, None, None, f(1, HEADS, 5, 5), softcap=1.0),
         grouped(2, 5, None, [5, 5], None, None, None, None, f(HEADS)),
