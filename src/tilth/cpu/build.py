@@ -16,9 +16,11 @@ from tilth.cpu.plan import plan
 from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.region import CpuRegion
 from tilth.cpu.steps import Item, Loop, Step, all_steps, work
+from tilth.cpu.tuner import Tuner
 from tilth.ir.graph import Graph, Node
 from tilth.ir.limits import memory_limit, require_memory
-from tilth.runtime.target import KernelInfo
+from tilth.runtime.cache import default_cache
+from tilth.runtime.target import KernelInfo, Options
 
 # Work below which a second thread costs more than it saves (some 30 us on one core): it may have to
 # be woken, and each barrier takes the better part of a microsecond.
@@ -26,12 +28,15 @@ _SERIAL_FLOPS = 4_000_000
 _SERIAL_BYTES = 800_000
 
 
-def build(region: Graph, isa: Isa, threads: int, exact: bool) -> CpuRegion:
+def build(region: Graph, isa: Isa, options: Options) -> CpuRegion:
     """Compile a region for `isa`. Raises CompileError, LimitError."""
+    threads, exact = options.threads, options.precision == "exact"
     steps = plan(region, isa, threads, exact)
     if threads > 1 and _is_tiny(steps):
         threads = 1
         steps = plan(region, isa, threads, exact)
+    if options.tune:
+        steps = plan(region, isa, threads, exact, Tuner(default_cache()))
     memory = assign(steps)
     own = memory.weight_bytes + sum(v.tensor.nbytes for v in region.inputs)
     require_memory("the arena of intermediate results", memory.arena_bytes, memory_limit(own))

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from tilth.cpu import control, kernels
 from tilth.cpu.chains import join_chains
+from tilth.cpu.choices import Lower, Task
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand, Packed
-from tilth.cpu.kernels import contraction, winograd
 from tilth.cpu.steps import Item, Step
 from tilth.cpu.view import Buffer, View, behind, dense_view, through
 from tilth.ir.graph import Graph, Node, Value, make_input
@@ -23,24 +23,28 @@ from tilth.ir.types import Shape, TensorType, u8
 VIEW_OPS = frozenset({"reshape", "transpose", "slice", "reverse", "broadcast_in_dim"})
 
 
-def plan(graph: Graph, isa: Isa, threads: int, exact: bool = False) -> list[Item]:
+def plan(
+    graph: Graph, isa: Isa, threads: int, exact: bool = False, lower: Lower = Task.lower
+) -> list[Item]:
     """What computes `graph`, in order. Raises CompileError.
 
-    `exact` keeps to algorithms that compute what the graph says, term by term.
+    `exact` keeps to algorithms that compute what the graph says, term by term. `lower` chooses how
+    contractions are computed.
     """
     inputs, outputs = (
         [dense_view(Buffer(kind, v.tensor.nbytes, i), v.tensor) for i, v in enumerate(values)]
         for kind, values in (("input", graph.inputs), ("output", graph.outputs))
     )
-    return Planner(graph, isa, threads, exact).run(inputs, outputs)
+    return Planner(graph, isa, threads, exact, lower).run(inputs, outputs)
 
 
 class Planner:
     """Plans one graph, and the graphs inside its control flow with planners like itself."""
 
-    def __init__(self, graph: Graph, isa: Isa, threads: int, exact: bool):
+    def __init__(self, graph: Graph, isa: Isa, threads: int, exact: bool, lower: Lower):
         self.graph = join_chains(graph, isa, threads)
         self.isa, self.threads, self.exact = isa, threads, exact
+        self.lower = lower
         self.homes: dict[Value, View] = {}
         self.views: dict[Value, View] = {}
         self.items: list[Item] = []
@@ -60,7 +64,8 @@ class Planner:
 
     def inner(self, graph: Graph, inputs: Sequence[View], outputs: Sequence[View]) -> list[Item]:
         """The code of a sub-graph."""
-        return Planner(graph, self.isa, self.threads, self.exact).run(inputs, outputs)
+        inner = Planner(graph, self.isa, self.threads, self.exact, self.lower)
+        return inner.run(inputs, outputs)
 
     # -- homes -------------------------------------------------------------------------------
     def _claim_homes(self) -> None:
@@ -158,12 +163,8 @@ class Planner:
         isa: Isa,
         threads: int,
     ) -> Kernel:
-        """By Winograd's algorithm where that is expected to be faster and allowed."""
-        if self.exact:
-            return contraction.lower_exact(body, operands, results, isa, threads)
-        fast = winograd.pays(body, operands, results, isa, threads)
-        lower = winograd.lower if fast else contraction.lower
-        return lower(body, operands, results, isa, threads)
+        """By the algorithm and plan that is chosen for it."""
+        return self.lower(Task(body, operands, results, isa, threads, self.exact))
 
     def copy(self, source: View, target: View, node: Node) -> None:
         x = make_input(node.types[0], "x")

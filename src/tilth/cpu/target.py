@@ -6,6 +6,7 @@ What only compiling needs is imported then: an executable from the cache starts 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +39,8 @@ class CpuTarget:
 
     def fingerprint(self, options: Options) -> str:
         threads = options.threads or usable_cores()
-        return f"cpu {self.isa} threads={threads} precision={options.precision}"
+        tuned = " tuned" if options.tune else ""
+        return f"cpu {self.isa} threads={threads} precision={options.precision}{tuned}"
 
     def unsupported(self, node: Node) -> str | None:
         from tilth.cpu import kernels
@@ -48,8 +50,7 @@ class CpuTarget:
     def compile(self, region: Graph, options: Options) -> CpuRegion:
         from tilth.cpu.build import build
 
-        threads = options.threads or usable_cores()
-        return build(region, self.isa, threads, exact=options.precision == "exact")
+        return build(region, self.isa, replace(options, threads=options.threads or usable_cores()))
 
     def peak_flops(self, options: Options) -> float:
         """The FMA limit, measured now: see `cpu.peak`."""

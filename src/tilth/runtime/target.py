@@ -38,10 +38,14 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller asks of a compilation. `threads` 0 means all cores this process may use."""
+    """What the caller asks of a compilation. `threads` 0 means all cores this process may use.
+
+    `tune` allows a target to time alternatives; without it, compiling is deterministic.
+    """
 
     threads: int = 0
     precision: Literal["default", "exact"] = "default"
+    tune: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,19 @@ def lower_rows(
     return lower(body, operands, results, isa, 1, plan)
 
 
+def plans(
+    body: Graph,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+) -> list[Plan]:
+    """Plans that `lower` may be given, the one it would choose first."""
+    form = canonicalise(body, operands, results)
+    constant = operands[form.rhs].constant is not None
+    return contraction_plan.ranked(contraction_plan.shape_of(form, isa), constant, isa, threads)
+
+
 def _nothing(pointers: int) -> Kernel:
     """The kernel of a result without elements."""
 

@@ -6,7 +6,9 @@ a tuner may hand its own to `contraction.lower`.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -23,6 +25,7 @@ _CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
 _ROWS = 64  # that a block has at least, where weights are read once per block of rows
 _DEEP = 64  # depth from which a tile's results can be fetched while it is computed
+_MOST_TILINGS = 12  # that a tuner may try
 _HEAVY_EPILOGUE = 9  # instructions per vector beyond which it becomes a loop of its own
 
 
@@ -116,13 +119,50 @@ def choose(
 
     About `deepest` products are added up in one go: None stands for what the caches like best.
     """
-    form, height, width = shape.form, shape.height.size, shape.width.size
-    weights = form.depth * shape.vectors * shape.lanes * form.rhs_dtype.nbytes
-    fetching = rhs_is_constant and weights > isa.l2 // 8
-    tiling = tiles.choose(
-        *(isa, height, width, shape.vectors, form.depth, fetching),
-        lambda t: _CONFLICT_COST if _conflicts(shape, t, isa) else 1.0,
+    tiling = min(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa))
+    return _around(tiling, shape, rhs_is_constant, isa, threads, deepest)
+
+
+def ranked(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> list[Plan]:
+    """The plan of `choose`, then others that may turn out faster: for other tiles, and the same
+    one with another choice for one thing."""
+    tilings = sorted(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa))
+    first, *others = (
+        _around(t, shape, rhs_is_constant, isa, threads) for t in tilings[:_MOST_TILINGS]
     )
+    varied = _variations(first, shape, rhs_is_constant, threads)
+    taken = itertools.chain.from_iterable(itertools.zip_longest(others, varied))
+    return list(dict.fromkeys([first, *(plan for plan in taken if plan is not None)]))
+
+
+def _fetching(shape: Shape, rhs_is_constant: bool, isa: Isa) -> bool:
+    """Do constant weights stream through L2 rather than stay there?"""
+    weights = shape.form.depth * shape.vectors * shape.lanes * shape.form.rhs_dtype.nbytes
+    return rhs_is_constant and weights > isa.l2 // 8
+
+
+def _tilings(shape: Shape, rhs_is_constant: bool, isa: Isa) -> Iterator[Tiling]:
+    fetching = _fetching(shape, rhs_is_constant, isa)
+    return tiles.candidates(isa, shape.height.size, shape.width.size, shape.vectors, fetching)
+
+
+def _tiling_cost(shape: Shape, isa: Isa) -> Callable[[Tiling], float]:
+    def cost(tiling: Tiling) -> float:
+        factor = _CONFLICT_COST if _conflicts(shape, tiling, isa) else 1.0
+        return factor * tiles.cost(isa, tiling, shape.form.depth)
+
+    return cost
+
+
+def _around(
+    tiling: Tiling,
+    shape: Shape,
+    rhs_is_constant: bool,
+    isa: Isa,
+    threads: int,
+    deepest: int | None = None,
+) -> Plan:
+    """The plan for these register tiles."""
     one_tile = tiling.height.count * tiling.width.count == 1  # panels are used only once
     if deepest is None and not one_tile:
         deepest = _l2_depth(shape, tiling, isa)
@@ -147,8 +187,8 @@ def choose(
         panels_first=panel_blocks % threads == 0 and not interleaved,
         rows_outermost=interleaved,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
-        fetch_ahead=fetching and not one_tile,
-        fetch_results=shape.columns.strides[RESULT] == 1 and form.depth >= _DEEP,
+        fetch_ahead=_fetching(shape, rhs_is_constant, isa) and not one_tile,
+        fetch_results=shape.columns.strides[RESULT] == 1 and shape.form.depth >= _DEEP,
     )
 
 
@@ -162,6 +202,31 @@ def by_rows(shape: Shape, rhs_is_constant: bool, isa: Isa) -> Plan:
         row_blocks=shape.height.size,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
     )
+
+
+def _variations(plan: Plan, shape: Shape, rhs_is_constant: bool, threads: int) -> Iterator[Plan]:
+    """Plans that differ from this one in one thing."""
+    rows, panels = _cut(shape, plan.tiling).count, plan.tiling.panels.count
+    for row_blocks in {plan.row_blocks * 2, plan.row_blocks // 2, threads, 1}:
+        if 1 <= row_blocks <= rows:
+            yield replace(plan, row_blocks=row_blocks)
+    for panel_blocks in {plan.panel_blocks * 2, plan.panel_blocks // 2, threads}:
+        if 1 <= panel_blocks <= panels:
+            yield replace(plan, row_blocks=1, panel_blocks=panel_blocks)
+            yield replace(plan, panel_blocks=panel_blocks)
+    yield replace(plan, panels_first=not plan.panels_first)
+    if shape.inner.strides[LHS] == 1:
+        yield replace(plan, copy_lhs=not plan.copy_lhs)
+    yield replace(plan, deferred=not plan.deferred)
+    if rhs_is_constant:
+        yield replace(plan, fetch_ahead=not plan.fetch_ahead)
+    elif shape.columns.strides[RHS] == 1:
+        yield replace(plan, rhs="direct" if plan.rhs == "copied" else "copied")
+    if plan.chunk:
+        yield replace(plan, chunk=-(-plan.chunk // 8) * 4)
+        yield replace(plan, depth_outside=not plan.depth_outside)
+    if plan.chunk or plan.tap_loops:
+        yield replace(plan, chunk=0, tap_loops=0, depth_outside=False)
 
 
 def _epilogue_weight(shape: Shape) -> int:

@@ -92,6 +92,17 @@ def pays(
     )
 
 
+def plans(
+    body: Graph,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+) -> list[Plan]:
+    """Plans that `lower` may be given, the one it would choose first."""
+    return winograd_plan.ranked(problem_of(as_written(body, operands, results), isa), isa, threads)
+
+
 def unsuitable(body: Graph, operands: tuple[Operand, ...]) -> str | None:
     """Why this fusion is no Winograd convolution; None if it is one."""
     heroes = [n for n in body.nodes if n.op == "convolution"]

@@ -135,8 +135,15 @@ def choose(
     problem: Problem, isa: Isa, threads: int, transforms: Sequence[Transform] = (F4, F2)
 ) -> Plan:
     """The plan with the fewest estimated cycles, from shapes and cache sizes alone."""
+    return ranked(problem, isa, threads, transforms)[0]
+
+
+def ranked(
+    problem: Problem, isa: Isa, threads: int, transforms: Sequence[Transform] = (F4, F2)
+) -> list[Plan]:
+    """All plans, those with the fewest estimated cycles first."""
     plans = itertools.chain(*(_candidates(problem, t, isa, threads) for t in transforms))
-    return min(plans, key=lambda plan: cycles(plan, isa, threads))
+    return sorted(dict.fromkeys(plans), key=lambda plan: cycles(plan, isa, threads))
 
 
 def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) -> Iterator[Plan]:
