@@ -77,27 +77,15 @@ def test_an_unknown_option_is_an_error(options):
 
 
 def test_threads_are_those_that_are_asked_for(options):
-    from tilth.onnx.session_run import Runner
-
     options.intra_op_num_threads = 1
-    seen = []
-    original = Runner.serving
     s = session(options)
-
-    def spy(self, feeds):
-        seen.append(self.options)
-        return original(self, feeds)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runner, "serving", spy)
-        s.run(None, {"x": np.zeros((2, 3), np.float32)})
-    assert [o.threads for o in seen] == [1]
+    assert s._runner(s._model).report.threads == 1
 
 
 def test_without_optimisation_kernels_round_like_the_definition(options):
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     s = session(options)
-    assert s._runner(s._model).options.precision == "exact"
+    assert s._runner(s._model).report.precision == "exact"
 
 
 def test_a_fixed_symbol_shows_in_the_shapes_and_is_checked(options):

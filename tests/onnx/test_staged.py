@@ -83,6 +83,22 @@ def test_after_many_shapes_new_ones_are_interpreted_and_still_right(caplog):
     assert "it is interpreted from now on" in caplog.text
 
 
+def test_what_comes_often_is_compiled_after_all():
+    run = tilth.load(model(ROWS)).prepare(variants=1)
+    w = np.ones((4, 3), np.float32)
+
+    def devices(n: int) -> list[str]:
+        x = np.ones((n, 4), np.float32)
+        np.testing.assert_allclose(run({"x": x, "w": w})["y"], rows(x, w))
+        return sorted(r.device for r in run.report.regions)
+
+    assert devices(1) == ["cpu", "cpu"]
+    for _ in range(8):
+        assert devices(2) == ["cpu", "cpu", "reference", "reference"]
+    assert devices(2) == ["cpu", "cpu"]  # the one variant there may be is now that for two rows
+    assert "it comes often" in run.report.variants[0]
+
+
 def test_a_loop_of_unknown_length_stacks_its_results():
     last, sums = tilth.load(model(SUMS))({"limit": np.float32(9)}).values()
     assert last == 10

@@ -8,7 +8,7 @@ sub-graphs and functions that cannot be compiled are programs, too.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -33,6 +33,7 @@ from tilth.runtime.executable import Executable
 
 _COMPARED = 64  # constants up to this many elements are compared by value
 _TOLD = 3  # differences named in a reason
+_HOT = 8  # what was interpreted is compiled when it comes so often again
 log = logging.getLogger("tilth")
 
 
@@ -41,7 +42,8 @@ class Stage:
     """The nodes that are left at some point of a program, and the segments found for them.
 
     `latest` is what the latest new segment was made for: name to signature. `made` counts those
-    that were compiled, `interpreted` says that shapes came that were not.
+    that were compiled at once, `interpreted` says that shapes came that were not; `uses` counts how
+    often each of those came again.
     """
 
     pending: tuple[int, ...]
@@ -50,6 +52,24 @@ class Stage:
     latest: Mapping[str, Any] | None = None
     made: int = 0
     interpreted: bool = False
+    uses: Counter[Any] = field(default_factory=Counter)
+
+    def is_hot(self, key: Any) -> bool:
+        """Whether an interpreted segment is used once more than would still be called seldom."""
+        self.uses[key] += 1
+        return self.uses[key] >= _HOT
+
+    def keep(self, key: Any, segment: Segment, most: int) -> None:
+        """Keep a segment as the latest; compiled ones and others are at most so many each."""
+        known = self.segments.get(key) is segment
+        self.segments[key] = segment
+        self.segments.move_to_end(key)
+        if known:
+            return
+        alike = [k for k, s in self.segments.items() if s.interpreted == segment.interpreted]
+        if len(alike) > most:
+            del self.segments[alike[0]]
+            del self.uses[alike[0]]
 
 
 class Program:
@@ -138,10 +158,10 @@ class Program:
         key = tuple(seen.items())
         found = stage.segments.get(key)
         if found is None:
-            found = stage.segments[key] = self._new_segment(stage, environment, seen)
-            if len(stage.segments) > self._workshop.most:
-                stage.segments.popitem(last=False)
-        stage.segments.move_to_end(key)
+            found = self._new_segment(stage, environment, seen)
+        elif found.interpreted and stage.is_hot(key):
+            found = self._workshop.segment(found.draft, True, f"{found.why}; it comes often")
+        stage.keep(key, found, self._workshop.most)
         return found
 
     def _new_segment(

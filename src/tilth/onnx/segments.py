@@ -78,12 +78,13 @@ Run = Callable[[Executable, Sequence[np.ndarray]], Mapping[str, np.ndarray]]
 class Segment:
     """A draft and the executable of its graph (None where nothing is left to compute).
 
-    `why` says what was new when it was made.
+    `why` says what was new when it was made; `interpreted`: no code was made.
     """
 
     draft: Draft
     executable: Executable | None
     why: str = ""
+    interpreted: bool = False
 
     def __call__(self, environment: Environment, run: Run = Executable.run) -> None:
         """Run the executable by `run`, and enter the results."""

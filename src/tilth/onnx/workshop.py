@@ -62,7 +62,7 @@ class Workshop:
         executable = make(draft.graph)
         for told in executable.report.host_ops:
             self.host[told.node] = told
-        return Segment(draft, executable, why)
+        return Segment(draft, executable, why, not compiled)
 
     def tell(self, node: Any, why: str) -> None:
         """Note that a node runs on the host."""
