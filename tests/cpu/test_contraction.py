@@ -199,6 +199,7 @@ def _any_plan(draw, shape, isa, constant):
         row_blocks=draw(st.integers(1, cut.count)),
         panel_blocks=draw(st.integers(1, tiling.panels.count)),
         panels_first=draw(st.booleans()),
+        interleaved=tuple(i for i in range(len(shape.outer)) if draw(st.booleans())),
         deferred=draw(st.booleans()),
         fetch_ahead=constant and draw(st.booleans()),
         fetch_results=draw(st.booleans()),

@@ -53,8 +53,14 @@ class _Nest:
         e, g, plan = self.e, self.g, self.plan
         blocks = (plan.row_blocks, plan.panel_blocks)
         outer = tuple(loop.size for loop in self.shape.outer)
-        if plan.rows_outermost:
-            row, *index, panel = decode(e, item, (blocks[0], *outer, blocks[1]))
+        if plan.interleaved:
+            far = [i for i in range(len(outer)) if i not in plan.interleaved]
+            order = [*far, *plan.interleaved]
+            sizes = [outer[i] for i in order]
+            sizes[len(far) : len(far)] = [blocks[0]]
+            *found, panel = decode(e, item, (*sizes, blocks[1]))
+            row = found.pop(len(far))
+            index = [found[order.index(i)] for i in range(len(outer))]
         elif plan.panels_first:
             *index, panel, row = decode(e, item, (*outer, *reversed(blocks)))
         else:

@@ -50,7 +50,7 @@ class Plan:
     row_blocks: int = 1
     panel_blocks: int = 1
     panels_first: bool = False  # work items run over all panel blocks of a row block first
-    rows_outermost: bool = False  # threads share rows even where there are outer loops to share
+    interleaved: tuple[int, ...] = ()  # outer loops, such as groups, that run inside row blocks
     deferred: bool = False
     fetch_ahead: bool = False
     fetch_results: bool = False
@@ -172,6 +172,7 @@ def _around(
     row_blocks, panel_blocks = _cache_blocks(shape, tiling, chunk if depth_outside else 0, rhs, isa)
     interleaved = _interleaved(shape)
     if interleaved:
+        row_blocks = max(row_blocks, _line_blocks(shape, interleaved, isa))
         row_blocks = min(_cut(shape, tiling).count, -(-row_blocks // threads) * threads)
     else:
         row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, threads)
@@ -185,7 +186,7 @@ def _around(
         row_blocks=row_blocks,
         panel_blocks=panel_blocks,
         panels_first=panel_blocks % threads == 0 and not interleaved,
-        rows_outermost=interleaved,
+        interleaved=interleaved,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
         fetch_ahead=_fetching(shape, rhs_is_constant, isa) and not one_tile,
         fetch_results=shape.columns.strides[RESULT] == 1 and shape.form.depth >= _DEEP,
@@ -316,15 +317,29 @@ def _cache_blocks(shape: Shape, tiling: Tiling, chunk: int, rhs: Rhs, isa: Isa) 
     return min(_cut(shape, tiling).count, max(1, math.ceil(touched / room))), 1
 
 
-def _interleaved(shape: Shape) -> bool:
-    """Do turns of an outer loop, such as groups, write into the same cache lines?
+def _interleaved(shape: Shape) -> tuple[int, ...]:
+    """The outer loops, such as groups, of which different turns write into the same cache lines.
 
-    Two threads that take different ones would then pass those lines back and forth.
+    Two threads that take different turns would pass those lines back and forth.
     """
     size = shape.form.accumulator.nbytes
     row = abs(shape.width.strides[RESULT]) * size
-    steps = (abs(loop.strides[RESULT]) * size for loop in shape.outer if loop.size > 1)
-    return any(step < row and step % _LINE for step in steps)
+    steps = [abs(loop.strides[RESULT]) * size for loop in shape.outer]
+    sizes = [loop.size for loop in shape.outer]
+    shared = (n > 1 and step < row and step % _LINE for n, step in zip(sizes, steps, strict=True))
+    return tuple(i for i, found in enumerate(shared) if found)
+
+
+def _line_blocks(shape: Shape, interleaved: tuple[int, ...], isa: Isa) -> int:
+    """Blocks of rows so small that lines stay in L1 until all turns have written into them.
+
+    One where the weights of all turns would be in the way.
+    """
+    form = shape.form
+    turns = math.prod(shape.outer[i].size for i in interleaved)
+    weights = turns * form.depth * shape.columns.size * form.rhs_dtype.nbytes
+    lines = turns * shape.rows * shape.columns.size * form.accumulator.nbytes
+    return 1 if weights > isa.l1 // 2 else math.ceil(lines / (isa.l1 // 2))
 
 
 def _share(
