@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,6 +113,7 @@ class Model:
         variants: int = VARIANTS_KEPT,
         buckets: Mapping[str, Sequence[int]] | None = None,
         padding: Mapping[str, float] | None = None,
+        tune: bool = False,
     ) -> DynamicModel:
         """The model for any shapes and kinds of values: what calls need is compiled when they come.
 
@@ -123,7 +125,7 @@ class Model:
         from tilth.onnx.dynamic import DynamicModel
 
         store = default_cache() if cache and self._is_complete() else None
-        options = _options(threads, precision)
+        options = replace(_options(threads, precision), tune=tune)
         inputs = with_extents(self.inputs, shapes or {})
         padded = Buckets(inputs, buckets, padding or {}) if buckets else None
         compiler = Compiler(self._origin, parse_device(device), options, store, progress)
@@ -140,6 +142,7 @@ class Model:
         variants: int = VARIANTS_KEPT,
         buckets: Mapping[str, Sequence[int]] | None = None,
         padding: Mapping[str, float] | None = None,
+        tune: bool = False,
     ) -> Compiled:
         """Compile for these shapes, or take it from the on-disk cache.
 
@@ -153,12 +156,13 @@ class Model:
         round differently from the plain definition. `progress` is called with the name of each
         stage. `buckets` gives sizes that a symbol is padded to, and `padding` the values that
         inputs are padded with (0 if not said); that is right only where what is added changes
-        nothing before it (see `tilth.onnx.buckets`).
+        nothing before it (see `tilth.onnx.buckets`). `tune` times a few ways to compute each matrix
+        product and convolution, and remembers the fastest; without it, compiling is deterministic.
 
         Raises InputError, DeviceError, UnsupportedError (listing everything missing), CompileError.
         """
         model = self.prepare(
-            device, threads, precision, shapes, cache, progress, variants, buckets, padding
+            device, threads, precision, shapes, cache, progress, variants, buckets, padding, tune
         )
         known = exact_shapes(model.inputs)
         if known is not None and not buckets:

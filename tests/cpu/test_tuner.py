@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_check import body_of, check, layouts
+from onnx import TensorProto, helper, numpy_helper
 
+import tilth
 from tilth.compiler.driver import compile_graph
 from tilth.cpu import tuner
 from tilth.cpu.choices import MOST, Task, candidates
@@ -158,6 +160,20 @@ def test_a_tuned_program_computes_the_same(fastest):
     assert default_cache().info().entries == 1
     (got,) = executable(feeds).values()
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_model_is_tuned_when_asked(fastest, tmp_path):
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [64, 64]) for n in "xy"]
+    weight = numpy_helper.from_array(numbers((64, 64))[0], "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+    opset = helper.make_opsetid("", 17)
+    model = tilth.load(helper.make_model(graph, opset_imports=[opset], ir_version=9))
+    model.compile()
+    assert not fastest
+    assert not model.compile(tune=True).report.from_cache
+    assert fastest
+    assert model.compile(tune=True).report.from_cache
 
 
 def test_tuned_code_has_another_key():

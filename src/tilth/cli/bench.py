@@ -42,6 +42,7 @@ def bench(
     turns: Annotated[int, typer.Option(min=1, help="Rounds of measuring.")] = 6,
     seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of a turn.")] = 0.6,
     resize: Resize = False,
+    tune: Annotated[bool, typer.Option("--tune", help="Let Tilth time its kernels first.")] = False,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
 ) -> None:
     """Measure the latency of MODEL: median, minimum, 99th percentile, time to the first result.
@@ -56,7 +57,7 @@ def bench(
     feeds = make_feeds(loaded, input, parse_shapes(loaded.inputs, shape), resize)
     threads = threads or usable_cores()
     with err.status(f"measuring {loaded.name}"):
-        timings = side_by_side(names, Job(model, feeds, threads, device), turns, seconds)
+        timings = side_by_side(names, Job(model, feeds, threads, device, tune), turns, seconds)
     _show(timings)
     if not timings[0].problem:
         how = "from its cache" if timings[0].facts["from_cache"] else "compiled"

@@ -28,12 +28,13 @@ LEAST_CALLS = 5  # per turn, however slow the model
 
 @dataclass(frozen=True)
 class Job:
-    """What an engine is asked to run. `threads` is a number, not 0; `device` concerns Tilth."""
+    """What an engine is asked to run. `threads` is not 0; `device` and `tune` concern Tilth."""
 
     path: Path
     feeds: Feeds
     threads: int
     device: str = "cpu"
+    tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def tilth(job: Job) -> Loaded:
     """Tilth; facts: compiled `regions`, `host_ops` outside them, whether `from_cache`."""
     import tilth
 
-    executable = tilth.load(job.path).compile(job.device, job.threads, fed_shapes(job.feeds))
+    executable = tilth.load(job.path).compile(
+        job.device, job.threads, fed_shapes(job.feeds), tune=job.tune
+    )
     feeds = dict(job.feeds)
 
     def facts() -> dict[str, int]:
@@ -148,8 +151,8 @@ def serve(pipe: Connection) -> None:
     long a turn, 0 for the memory peak in bytes; the end of the pipe ends the process.
     """
     try:
-        engine, path, feeds, threads, device = pipe.recv()
-        job = Job(path, feeds, threads, device)
+        engine, path, feeds, threads, device, tune = pipe.recv()
+        job = Job(path, feeds, threads, device, tune)
         use_cores(threads)
         start = time.perf_counter()
         loaded = ENGINES[engine](job)

@@ -94,7 +94,8 @@ class Worker:
             stderr=self._stderr,
         )
         theirs.close()  # so that a dead worker reads as end of file
-        first = self._ask((engine, job.path, dict(job.feeds), job.threads, job.device))
+        asked = (job.path, dict(job.feeds), job.threads, job.device, job.tune)
+        first = self._ask((engine, *asked))
         if first is not None:
             self.timing.first_result, self.outputs, self.timing.facts = first
 
