@@ -11,8 +11,8 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format check-models check-arm bench latency conformance ecosystem \
-	readme fuzz clean
+.PHONY: help demo test format check-models check-arm bench batches numerics latency \
+	conformance ecosystem readme fuzz clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +39,12 @@ check-arm: $(VENV)/.test ## run kernels and a model as AArch64 code; needs Debia
 bench: $(VENV)/.bench ## MODELS=folder: time models and operators next to the rivals
 	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/models.json
 	$(BIN)/python benchmarks/operators.py --json benchmarks/results/operators.json
+
+batches: $(VENV)/.bench ## MODELS=folder: time batches of 8 and 32 samples next to the rivals
+	$(BIN)/python benchmarks/batches.py $(MODELS) --json benchmarks/results/batches.json
+
+numerics: $(VENV)/.bench ## MODELS=folder: errors of whole models against double precision
+	$(BIN)/python benchmarks/numerics.py $(MODELS) --json benchmarks/results/numerics.json
 
 latency: $(VENV)/.demo ## MODELS=folder: are calls even, without allocation, and idle threads idle?
 	$(BIN)/python benchmarks/latency.py $(MODELS)/*.onnx --json benchmarks/results/latency.json
