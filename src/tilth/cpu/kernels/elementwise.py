@@ -6,6 +6,7 @@ runs along another dimension, tiles are turned in registers (see `transpose`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,11 +51,16 @@ def lower(
     require_dtypes((*operands, *results))
     space = storage_order(space_of(results[0].shape, (*operands, *results)), len(operands))
     turned = tiling(space, len(operands), isa.lanes)
-    parts = _parts(space, turned, threads)
+    parts, together = _parts(space, turned, len(operands), threads)
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, len(space.accesses))
         *_, begin, end, _step = e.args
+        if together:
+            with e.loop(begin, end) as item:
+                for part in parts:
+                    part.emit(e, body, pointers, item, e.b.add(item, e.i64(1)))
+            return e.finish()
         first = 0
         for part in parts:
             start = e.intrinsic("smax", e.b.sub(begin, e.i64(first)), e.i64(0))
@@ -66,9 +72,9 @@ def lower(
     nodes = sum(n.op != "constant" for n in body.nodes)
     return Kernel(
         name="elementwise",
-        key=("elementwise", body_key(body), tuple(parts)),
+        key=("elementwise", body_key(body), tuple(parts), together),
         emit=emit,
-        items=sum(part.cut.items for part in parts),
+        items=parts[0].cut.items if together else sum(part.cut.items for part in parts),
         flops=nodes * space.size,
         bytes=touched_bytes((*operands, *results)),
         algorithm="vector loop" if turned is None else "turned tiles",
@@ -88,23 +94,58 @@ class _Part:
     turned: Tiling | None = None
 
     def emit(self, e: Emitter, body: Graph, pointers: Sequence[Val], begin: Val, end: Val) -> None:
-        if self.turned is not None:
-            emit_tiles(e, body, self.turned, self.cut, pointers, begin, end)
-            return
         at = [
             address(e, p, a.dtype, a.strides[-2:], self.start[-len(a.strides) :])
             for p, a in zip(pointers, self.space.accesses, strict=True)
         ]
-        emit_items(e, body, self.space, self.cut, at, begin, end)
+        if self.turned is not None:
+            emit_tiles(e, body, self.turned, self.cut, at, begin, end)
+        else:
+            emit_items(e, body, self.space, self.cut, at, begin, end)
 
 
-def _parts(space: Space, turned: Tiling | None, threads: int) -> list[_Part]:
+def _parts(
+    space: Space, turned: Tiling | None, operands: int, threads: int
+) -> tuple[list[_Part], bool]:
+    """The parts, and whether work items with the same number belong together.
+
+    They do where there are enough of them before the dimensions of the tiles: a thread then has
+    neighbouring memory in all parts.
+    """
     if turned is None:
-        return [_Part(space, split(space.dims, threads))]
-    tile = turned.rows * turned.columns
-    cut = split(turned.tiles.dims, threads, 1, max(1, 1024 // tile), max(1, 8192 // tile))
-    rest = [_Part(box, split(box.dims, threads), start) for start, box in turned.rest()]
-    return [_Part(turned.space, cut, turned=turned), *rest]
+        return [_Part(space, split(space.dims, threads))], False
+    *outer, height, width = turned.space.dims
+    together = math.prod(outer) >= 8 * threads
+    plane = height * width
+    shared = split((*outer, 1), threads, 1, max(1, 1024 // plane), max(1, 8192 // plane))
+    parts = []
+    for start, box, tiles in _boxes(turned, operands):
+        dims = box.dims if tiles is None else tiles.tiles.dims
+        if together:
+            cut = Split(dims, shared.axis, shared.chunk)
+        elif tiles is None:
+            cut = split(dims, threads)
+        else:
+            tile = tiles.rows * tiles.columns
+            cut = split(dims, threads, 1, max(1, 1024 // tile), max(1, 8192 // tile))
+        parts.append(_Part(box, cut, start, tiles))
+    return parts, together
+
+
+def _boxes(turned: Tiling, operands: int) -> list[tuple[Shape, Space, Tiling | None]]:
+    """What tiles cover, and the rest: by smaller tiles where they fit, then without."""
+    boxes: list[tuple[Shape, Space, Tiling | None]] = [((0, 0), turned.space, turned)]
+    for start, box in turned.rest():
+        smaller, lanes = None, turned.lanes
+        while smaller is None and lanes > 4:
+            lanes //= 2
+            smaller = tiling(box, operands, lanes)
+        if smaller is None or smaller.space != box:
+            boxes.append((start, box, None))
+            continue
+        for (down, right), inner, tiles in _boxes(smaller, operands):
+            boxes.append(((start[0] + down, start[1] + right), inner, tiles))
+    return boxes
 
 
 def storage_order(space: Space, lead: int) -> Space:
