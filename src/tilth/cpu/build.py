@@ -7,6 +7,7 @@ and without all kernels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from tilth.cpu.emit import forbid_contraction
 from tilth.cpu.isa import Isa
@@ -40,12 +41,15 @@ def build(region: Graph, isa: Isa, options: Options) -> CpuRegion:
     memory = assign(steps)
     own = memory.weight_bytes + sum(v.tensor.nbytes for v in region.inputs)
     require_memory("the arena of intermediate results", memory.arena_bytes, memory_limit(own))
-    module = emit_program(steps, memory, len(region.inputs), isa, threads)
-    if exact:
-        forbid_contraction(module)
+    with ThreadPoolExecutor(1) as pool:  # copying weights, like LLVM, lets other threads run
+        weights = pool.submit(memory.pack_weights)
+        module = emit_program(steps, memory, len(region.inputs), isa, threads)
+        if exact:
+            forbid_contraction(module)
+        code = compile_object(module, isa)
     return CpuRegion(
-        code=compile_object(module, isa),
-        weights=memory.pack_weights(),
+        code=code,
+        weights=weights.result(),
         inputs=tuple(v.tensor for v in region.inputs),
         outputs=tuple(v.tensor for v in region.outputs),
         kernels=tuple(_info(step) for step in steps),
