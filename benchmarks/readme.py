@@ -1,10 +1,10 @@
-"""Write the generated parts of README: the demo's output and the speed table.
+"""Write the generated parts of README and docs/performance.md: the demo's output, measured tables.
 
-usage: readme.py [demo] [speed]      (default: both)
+usage: readme.py [demo] [speed] [batches] [numerics]      (default: all)
 
-The demo is run afresh; the table comes from `results/models.json` and `results/operators.json`, as
-`models.py` and `operators.py` left them. Each part stands between `<!-- NAME:begin -->` and
-`<!-- NAME:end -->`. A test holds that the table is the one of the committed results.
+The demo is run afresh; the tables come from the files in `results/` as `models.py`, `operators.py`,
+`batches.py` and `numerics.py` left them. Each part stands between `<!-- NAME:begin -->` and
+`<!-- NAME:end -->`. Tests hold that the tables are those of the committed results.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -85,7 +86,47 @@ def _operators(operators: dict[str, Any]) -> str:
     )
 
 
-PARTS = {"demo": demo, "speed": speed}
+def batches() -> str:
+    """Milliseconds and ratios for several samples a call."""
+    measured = _results("batches")
+    if measured is None:
+        return ""
+    lines = ["| model | samples | Tilth | best rival | ratio |", "|---|--:|--:|--:|--:|"]
+    for row in measured["models"]:
+        cells = "| failed | | |"
+        if not row["failures"]:
+            medians = {name: t["median"] * 1e3 for name, t in row["timings"].items()}
+            ours = medians.pop("tilth")
+            cells = f"| {ours:.2f} | {min(medians.values()):.2f} | {row['ratio']:.2f} |"
+        lines.append(f"| {row['model']} | {row['batch']} {cells}")
+    means = (f"{mean:.2f} at {b} samples" for b, mean in measured["geometric_means"].items())
+    return "\n".join([*lines, "", f"Geometric means of the ratios: {', '.join(means)}."])
+
+
+def numerics() -> str:
+    """Errors against double precision."""
+    measured = _results("numerics")
+    if measured is None:
+        return ""
+    lines = ['| model | Tilth | `precision="exact"` | ONNX Runtime |', "|---|--:|--:|--:|"]
+    for row in measured["models"]:
+        errors = (f"{row[name]:.1e}" for name in ("default", "exact", "onnxruntime"))
+        lines.append(f"| {row['model']} | {' | '.join(errors)} |")
+    return "\n".join(lines)
+
+
+def _results(name: str) -> dict[str, Any] | None:
+    """What a benchmark left; None where it has not been run yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+PARTS = {
+    "demo": (README, demo),
+    "speed": (README, speed),
+    "batches": (PERFORMANCE, batches),
+    "numerics": (PERFORMANCE, numerics),
+}
 
 
 def replace_part(text: str, name: str, content: str) -> str:
@@ -93,15 +134,14 @@ def replace_part(text: str, name: str, content: str) -> str:
     before, begin, rest = text.partition(f"<!-- {name}:begin -->\n")
     _, end, after = rest.partition(f"<!-- {name}:end -->")
     if not (begin and end):
-        raise SystemExit(f"{README.name} has no markers for '{name}'")
+        raise SystemExit(f"no markers for '{name}'")
     return before + begin + (f"{content}\n" if content else "") + end + after
 
 
 def main() -> None:
-    text = README.read_text()
     for name in sys.argv[1:] or PARTS:
-        text = replace_part(text, name, PARTS[name]())
-    README.write_text(text)
+        page, part = PARTS[name]
+        page.write_text(replace_part(page.read_text(), name, part()))
 
 
 if __name__ == "__main__":

@@ -92,3 +92,14 @@ def test_a_rebatched_model_gives_each_sample_what_the_model_gives(batches, rng):
     expected = [one({"x": x[i : i + 1]})["y"] for i in range(3)]
     many = tilth.load(batches.rebatched(baked(), 3))
     np.testing.assert_allclose(many({"x": x})["y"], np.concatenate(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["batches", "numerics"])
+def test_tables_of_the_performance_page_are_those_of_the_committed_results(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    readme = importlib.import_module("readme")
+    page, part = readme.PARTS[name]
+    current = page.read_text() == readme.replace_part(page.read_text(), name, part())
+    assert current, f"run `python benchmarks/readme.py {name}`"
