@@ -1,6 +1,7 @@
 """Contractions of bytes: the instruction for four products at once gives the same exact sums."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -64,6 +65,17 @@ def test_convolutions_of_bytes(rng, stride, dilation, groups):
     x, w = integers(rng, u8, 1, 9, 8, 12), integers(rng, i8, 3, 3, 12 // groups, 18)
     kernel = checked(convolution(stride, dilation, groups), x, w)
     assert "four bytes at once" in kernel.algorithm
+
+
+@needs_byte_dot
+def test_every_plan_and_the_exact_mode_give_the_same_sums(rng):
+    x, w = integers(rng, u8, 30, 1200), integers(rng, i8, 1200, 40)
+    body = body_of(product, TensorType(u8, x.shape), TensorType(i8, w.shape))
+    operands = dense(body.inputs[0].tensor), dense(body.inputs[1].tensor, w)
+    results = (dense(body.outputs[0].tensor),)
+    for plan in contraction.plans(body, operands, results, HOST, 1):
+        check(partial(contraction.lower, plan=plan), body, [x, w], constants=[1], isas=[HOST])
+    check(contraction.lower_exact, body, [x, w], constants=[1], isas=[HOST])
 
 
 @needs_byte_dot

@@ -38,17 +38,14 @@ def lower(
     require_dtypes((*operands, *results))
     if results[0].size == 0:
         return _nothing(len(operands) + 1)
-    form = written = canonicalise(body, operands, results)
-    views = operands
-    if contraction_bytes.suits(form, operands, isa):
-        form, views = contraction_bytes.in_quads(form, operands)
+    form = contraction_bytes.canonicalise(body, operands, results, isa)
     shape = contraction_plan.shape_of(form, isa)
     constant = operands[form.rhs].constant is not None
     plan = plan or contraction_plan.choose(shape, constant, isa, threads)
-    geometry = Geometry(shape, plan, views, results[0])
+    geometry = Geometry(shape, plan, contraction_bytes.views(form, operands), results[0])
     packed = {}
     if plan.rhs == "packed":
-        plain = Shape(written, shape.lanes)
+        plain = Shape(canonicalise(body, operands, results), shape.lanes)
         moving = [loop for loop in plain.outer if loop.strides[RHS]]
         packed[form.rhs] = packed_panels(
             operands[form.rhs],
@@ -84,9 +81,9 @@ def lower_exact(
     threads: int,
 ) -> Kernel:
     """As `lower`, a little slower, with rounding errors that hardly grow with the depth."""
-    if results[0].size == 0:
+    form = contraction_bytes.canonicalise(body, operands, results, isa)
+    if results[0].size == 0 or not form.accumulator.is_float:
         return lower(body, operands, results, isa, threads)
-    form = canonicalise(body, operands, results)
     constant = operands[form.rhs].constant is not None
     shape = contraction_plan.shape_of(form, isa)
     plan = contraction_plan.choose(shape, constant, isa, threads, _EXACT_DEPTH)
@@ -98,7 +95,7 @@ def lower_rows(
 ) -> Kernel:
     """As `lower`, with the result's rows (batch x height) as work items, where these are loops of
     their own: rows longer than a pixel, with a gap behind them in some operand."""
-    form = canonicalise(body, operands, results)
+    form = contraction_bytes.canonicalise(body, operands, results, isa)
     shape = contraction_plan.shape_of(form, isa)
     constant = operands[form.rhs].constant is not None
     plan = contraction_plan.by_rows(shape, constant, isa)
@@ -113,7 +110,7 @@ def plans(
     threads: int,
 ) -> list[Plan]:
     """Plans that `lower` may be given, the one it would choose first."""
-    form = canonicalise(body, operands, results)
+    form = contraction_bytes.canonicalise(body, operands, results, isa)
     constant = operands[form.rhs].constant is not None
     return contraction_plan.ranked(contraction_plan.shape_of(form, isa), constant, isa, threads)
 

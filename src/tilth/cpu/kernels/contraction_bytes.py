@@ -12,13 +12,31 @@ from dataclasses import replace
 
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Operand
+from tilth.cpu.kernels import contraction_form
 from tilth.cpu.kernels.contraction_form import LHS, Contraction, Loop
+from tilth.ir.graph import Graph
 from tilth.ir.types import i8, i32, u8
 
 QUAD = 4  # bytes of one element
 
 
-def suits(form: Contraction, operands: tuple[Operand, ...], isa: Isa) -> bool:
+def canonicalise(
+    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
+) -> Contraction:
+    """`contraction_form.canonicalise`, in quads where machine and operands allow it."""
+    form = contraction_form.canonicalise(body, operands, results)
+    return _in_quads(form) if _suits(form, operands, isa) else form
+
+
+def views(form: Contraction, operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
+    """The operands as the micro-kernels read them."""
+    if not form.quads:
+        return operands
+    wide = (form.lhs, form.rhs)
+    return tuple(replace(o, dtype=i32) if i in wide else o for i, o in enumerate(operands))
+
+
+def _suits(form: Contraction, operands: tuple[Operand, ...], isa: Isa) -> bool:
     """Can the machine do so, and are the operands of the right types and in the right order?"""
     if not isa.byte_dot or operands[form.rhs].constant is None or not form.k:
         return False
@@ -31,10 +49,8 @@ def suits(form: Contraction, operands: tuple[Operand, ...], isa: Isa) -> bool:
     return contiguous and apart and all(loop.strides[LHS] % QUAD == 0 for loop in others)
 
 
-def in_quads(
-    form: Contraction, operands: tuple[Operand, ...]
-) -> tuple[Contraction, tuple[Operand, ...]]:
-    """The contraction of 32-bit elements, and its operands as such."""
+def _in_quads(form: Contraction) -> Contraction:
+    """The contraction of 32-bit elements."""
 
     def strides(loop: Loop) -> tuple[int, ...]:
         left, *rest = loop.strides
@@ -44,18 +60,13 @@ def in_quads(
         return tuple(Loop(loop.size, strides(loop)) for loop in loops)
 
     *taps, inner = form.k
-    quads = Loop(inner.size // QUAD, (1, *inner.strides[1:]))
-    wider = list(operands)
-    for position in (form.lhs, form.rhs):
-        wider[position] = replace(operands[position], dtype=i32)
-    form = replace(
+    return replace(
         form,
         batch=wide(form.batch),
         m=wide(form.m),
         n=wide(form.n),
-        k=(*wide(tuple(taps)), quads),
+        k=(*wide(tuple(taps)), Loop(inner.size // QUAD, (1, *inner.strides[1:]))),
         lhs_dtype=i32,
         rhs_dtype=i32,
         quads=True,
     )
-    return form, tuple(wider)
