@@ -262,6 +262,53 @@ def test_interleaved_rotary_embedding_turns_neighbours_and_leaves_the_rest(f):
     close(y, want)
 
 
+@pytest.mark.parametrize("layout, stream", [(0, [0, 1, 1, 2, 2, 2]), (1, [0, 1, 2, 0, 1, 2])])
+def test_multimodal_rotary_embedding_takes_columns_by_three_positions(f, layout, stream):
+    x, cosines, sines = f(1, 2, 4, 12), f(10, 6), f(10, 6)
+    places = np.array([[[0, 1, 2, 3]], [[4, 5, 6, 7]], [[8, 9, 0, 1]]], i64)
+    section = [1, 2, 3] if layout == 0 else [2, 2, 2]
+    attrs = {"mrope_section": section, "mrope_layout": layout}
+    (y,) = run_node("MRotaryEmbedding", [x, places, cosines, sines], **attrs)
+    rows = [
+        np.stack([t[places[s], r] for r, s in enumerate(stream)], -1)[:, None]
+        for t in (cosines, sines)
+    ]
+    left, right = np.split(x, 2, -1)
+    want = [left * rows[0] - right * rows[1], right * rows[0] + left * rows[1]]
+    close(y, np.concatenate(want, -1))
+
+
+def test_linear_attention_corrects_what_it_knows_and_forgets(f, rng):
+    q, k, v, state = f(1, 3, 16), f(1, 3, 8), f(1, 3, 6), f(1, 2, 4, 3)
+    decay, beta = -rng.random((1, 3, 2)).astype(f32), rng.random((1, 3, 2)).astype(f32)
+    attrs = {"q_num_heads": 4, "kv_num_heads": 2}
+    y, last = run_node("LinearAttention", [q, k, v, state, decay, beta], f32, f32, **attrs)
+    want = np.zeros((3, 4, 3), f32)
+    state = state.copy()
+    for t in range(3):
+        for h in range(2):
+            key, value = k[0, t].reshape(2, 4)[h], v[0, t].reshape(2, 3)[h]
+            kept = np.exp(decay[0, t, h]) * state[0, h]
+            state[0, h] = kept + beta[0, t, h] * np.outer(key, value - key @ kept)
+            for query in (2 * h, 2 * h + 1):
+                want[t, query] = q[0, t].reshape(4, 4)[query] @ state[0, h] / 2
+    close(last, state)
+    close(y[0], want.reshape(3, 12))
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_causal_convolution_sees_what_came_before(f, last):
+    x, w, bias, past = f(2, 4, 5), f(4, 1, 3), f(4), f(2, 4, 4)
+    given, held = (v.transpose(0, 2, 1) if last else v for v in (x, past))
+    attrs = {"channels_last": last, "dilation": 2, "activation": "silu"}
+    y, state = run_node("CausalConvWithState", [given, w, bias, held], f32, f32, **attrs)
+    y, state = (v.transpose(0, 2, 1) if last else v for v in (y, state))
+    seen = np.concatenate([past, x], 2)
+    taps = [w[:, 0, i, None] * seen[:, :, 2 * i : 2 * i + 5] for i in range(3)]
+    close(y, silu(sum(taps) + bias[:, None]))
+    close(state, seen[:, :, -4:])
+
+
 HEADS, SHARED, SIZE = 6, 2, 8
 
 
@@ -508,6 +555,8 @@ def test_decoding_with_a_cache_is_one_compiled_region(f):
         ("MultiHeadAttention", [(1, 2, 4)] * 3 + [None, (5,)], {"num_heads": 2}, "a mask"),
         ("RotaryEmbedding", [(1, 2, 4), (1,), (4, 2), (4, 2)], {"is_packed_batching": 1}, "packed"),
         ("Rfft", [(4, 4)], {"signal_ndim": 2}, "more than one dimension"),
+        ("CausalConvWithState", [(1, 2, 4), (2, 1, 3)], {"state_window": 2}, "state_window"),
+        ("CausalConvWithState", [(1, 2, 4), (2, 1, 3)], {"ndim": 2}, "one spatial dimension"),
         ("Rfft", [(4, 4)], {"normalized": 1}, "normalized"),
         ("FusedGemm", [(2, 2), (2, 2)], {"activation": "Cubic"}, "'Cubic'"),
     ],
@@ -536,6 +585,19 @@ def test_grouped_attention_refuses_quantised_and_rolling_caches():
         grouped_node(np.int8)
     with pytest.raises(UnsupportedError, match="as short as the window"):
         grouped_node(f32, sliding_window_cache=1, local_window_size=2)
+
+
+def test_linear_attention_says_which_gate_it_lacks(f):
+    with pytest.raises(ModelError, match="needs 'beta'"):
+        run_node(
+            "LinearAttention", [f(1, 2, 4)] * 3, update_rule="delta", q_num_heads=1, kv_num_heads=1
+        )
+
+
+def test_multimodal_sections_must_fill_the_table(f):
+    operands = [f(1, 1, 2, 8), np.zeros((3, 1, 2), i64), f(4, 4), f(4, 4)]
+    with pytest.raises(ModelError, match="do not add up to the 4 columns"):
+        run_node("MRotaryEmbedding", operands, mrope_section=[1, 1, 1])
 
 
 def test_grouped_attention_says_what_it_lacks():

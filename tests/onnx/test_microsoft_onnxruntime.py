@@ -270,6 +270,53 @@ def rotary() -> list[Case]:
     ]
 
 
+def multimodal_rotary() -> list[Case]:
+    tables, places = [f(10, 6), f(10, 6)], RNG.integers(0, 10, (3, 2, 4)).astype(i64)
+    whole, part = {"num_heads": 2}, {"num_heads": 3, "rotary_embedding_dim": 12}
+    return [
+        Case(
+            "MRotaryEmbedding",
+            [x, places, *tables],
+            heads | {"mrope_layout": layout, "mrope_section": counts, "interleaved": layout},
+        )
+        for x, heads in ((f(2, 4, 24), whole), (f(2, 3, 4, 16), part))
+        for layout, counts in ((0, [2, 1, 3]), (1, [2, 2, 2]), (1, [3, 2, 1]), (0, [6, 0, 0]))
+    ]
+
+
+def linear_attention() -> list[Case]:
+    both, key, value, beta = (f32, f32), f(2, 4, 16) / 3, f(2, 4, 12), RNG.random((2, 4, 2))
+    decays = [-RNG.random((2, 4, n)).astype(f32) for n in (2, 16)]
+    past, beta, name = f(2, 2, 8, 6), beta.astype(f32), "LinearAttention"
+    gates = {
+        "linear": [[]], "gated": [[d] for d in decays], "delta": [[None, beta]],
+        "gated_delta": [[decays[0], beta], [decays[1], beta[:, :, :1]]],
+    }  # fmt: skip
+    return [
+        Case(
+            name,
+            [f(2, 4, heads * 8), key, value, state, *gate],
+            {"update_rule": rule, "q_num_heads": heads, "kv_num_heads": 2},
+            both,
+        )
+        for rule, choices in gates.items()
+        for gate in choices
+        for heads, state in ((2, None), (4, past), (1, past))
+    ]
+
+
+def causal_convolution() -> list[Case]:
+    x, w, bias, both = f(2, 6, 5), f(6, 1, 3), f(6), (f32, f32)
+    name, silu = "CausalConvWithState", {"activation": "silu"}
+    return [
+        Case(name, [x, w], outputs=both),
+        Case(name, [x, w, bias, f(2, 6, 2)], silu, both),
+        Case(name, [x[:, :, :1], w, bias, f(2, 6, 4)], {"dilation": 2}, both),
+        Case(name, [f(2, 5, 6), w, None, f(2, 2, 6)], {"channels_last": 1}, both),
+        Case(name, [f(2, 5, 2, 3), w, bias, f(2, 2, 2, 3)], silu | {"channels_last": 1}, both),
+    ]
+
+
 def others() -> list[Case]:
     boxes = np.array([[0, 0, 1, 1], [0.1, 0.2, 0.7, 0.9], [-0.2, 0.3, 1.3, 0.5]], f32)
     tokens = np.array([[1, 2, 3, 1, 2, 4, 1, 2], [5] * 8], i64)
@@ -310,7 +357,16 @@ def others() -> list[Case]:
 
 @pytest.mark.parametrize(
     "case",
-    [*products(), *activations(), *normalizations(), *rotary(), *others()],
+    [
+        *products(),
+        *activations(),
+        *normalizations(),
+        *rotary(),
+        *multimodal_rotary(),
+        *linear_attention(),
+        *causal_convolution(),
+        *others(),
+    ],
     ids=str,
 )
 def test_a_node_gives_what_onnx_runtime_gives(case):
