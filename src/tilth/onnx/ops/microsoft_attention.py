@@ -44,14 +44,27 @@ def attention(
 ) -> list[Value]:
     """Self-attention of x [B, S, D], projected by weights [D, Q + K + V]; keys and values of the
     past and the present are stacked: [2, B, N, T, H]."""
-    if past_length is not None or cx.attr("past_present_share_buffer", 0):
+    if past_length is not None:
         raise UnsupportedError(f"{cx.label}: a past that shares its buffer with the present")
-    if cx.attr("do_rotary", 0):
-        raise UnsupportedError(f"{cx.label}: do_rotary inside the operator")
     projected = matmul(x, weights)
     if bias is not None:
         projected = op.add(projected, bias)
-    third = weights.shape[1] // 3
+    return attend_projected(cx, projected, mask, past, added)
+
+
+def attend_projected(
+    cx: NodeContext,
+    projected: Value,
+    mask: Value | None,
+    past: Value | None,
+    added: Value | None = None,
+) -> list[Value]:
+    """`attention` on queries, keys and values side by side, [B, S, Q + K + V]."""
+    if cx.attr("past_present_share_buffer", 0):
+        raise UnsupportedError(f"{cx.label}: a past that shares its buffer with the present")
+    if cx.attr("do_rotary", 0):
+        raise UnsupportedError(f"{cx.label}: do_rotary inside the operator")
+    third = projected.shape[2] // 3
     sizes = cx.attr("qkv_hidden_sizes", (third, third, third))
     heads = cx.attr("num_heads")
     q, k, v = (split_heads(part, heads) for part in split(projected, sizes, 2))

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from tilth.ir.graph import Value
 from tilth.ir.ops.helpers import permuted
-from tilth.ir.ops.table import op
 from tilth.onnx.context import NodeContext
 from tilth.onnx.ops.convolution import conv
+from tilth.onnx.ops.microsoft_products import fused_conv
 from tilth.onnx.ops.pooling import max_pool
 from tilth.onnx.ops.quantization import qlinear_conv
-from tilth.onnx.ops.recurrent import activate
 from tilth.onnx.registry import onnx_op
 
 DOMAIN = "com.microsoft"
@@ -40,13 +39,8 @@ def nhwc_fused_conv(
     cx: NodeContext, x: Value, w: Value, bias: Value | None = None, residual: Value | None = None
 ) -> Value:
     """activation(conv(x, w) + bias + residual)"""
-    y = nhwc_conv(cx, x, w, bias)
-    if residual is not None:
-        y = op.add(y, residual)
-    if not cx.has("activation"):
-        return y
-    alpha, beta = (*cx.attr("activation_params", ()), None, None)[:2]
-    return activate(cx.attr("activation"), y, alpha, beta)
+    residual = None if residual is None else channels_first(residual)
+    return channels_last(fused_conv(cx, channels_first(x), w, bias, residual))
 
 
 @onnx_op("NhwcMaxPool", domain=DOMAIN)
