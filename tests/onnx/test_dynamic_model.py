@@ -104,6 +104,11 @@ def test_a_model_in_stages_is_compiled_as_far_as_shapes_tell():
     assert len(compiled.report.regions) == 1
 
 
+def test_a_shape_that_no_array_has_is_refused():
+    with pytest.raises(tilth.TilthError):
+        tilth.load(model(NONZERO)).compile("reference", shapes={"n": 2**62})
+
+
 # Variants
 
 

@@ -245,6 +245,7 @@ class Program:
             static_value,
             _no_graphs,
             run_body,
+            self._workshop.memory,
         )
 
     def _run_body(

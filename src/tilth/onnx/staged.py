@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tilth.ir.errors import InputError
 from tilth.ir.graph import make_constant
 from tilth.ir.types import Shape
 from tilth.onnx.compile import Compiler
@@ -22,6 +23,7 @@ from tilth.onnx.resolve import Resolver
 from tilth.onnx.values import owned
 from tilth.onnx.workshop import Observer, Workshop
 from tilth.runtime.executable import VARIANTS_KEPT
+from tilth.runtime.ports import Port
 from tilth.runtime.profile import Profile, measured, merged
 from tilth.runtime.report import HostOpReport, Report
 from tilth.runtime.trace import TracedRecord
@@ -119,9 +121,13 @@ class StagedModel:
 
     def _stand_ins(self, shapes: Mapping[str, Shape]) -> dict[str, Any]:
         """Values of these shapes that take no memory; what is no tensor is an empty list."""
-        return {
-            p.name: np.broadcast_to(np.zeros((), p.dtype.numpy), shapes[p.name])
-            if p.dtype is not None and not p.container
-            else []
-            for p in self.source.inputs
-        }
+        return {p.name: _stand_in(p, shapes) for p in self.source.inputs}
+
+
+def _stand_in(port: Port, shapes: Mapping[str, Shape]) -> Any:
+    if port.dtype is None or port.container:
+        return []
+    try:
+        return np.broadcast_to(np.zeros((), port.dtype.numpy), shapes[port.name])
+    except ValueError as e:  # more elements than addresses
+        raise InputError(f"input {port}: no array has the shape {shapes[port.name]}") from e

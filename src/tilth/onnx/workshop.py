@@ -46,9 +46,14 @@ class Workshop:
         """So many bytes are fed: results may be that much larger (see `memory_limit`)."""
         self._own_bytes = max(self._own_bytes, nbytes)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that one tensor may take."""
+        return memory_limit(self._own_bytes)
+
     def importer(self) -> Importer:
         """A new one for each use: an importer counts what it does."""
-        return Importer(self.model, self.resolver, memory_limit(self._own_bytes), self._nodes)
+        return Importer(self.model, self.resolver, self.memory, self._nodes)
 
     def import_work(self) -> AbstractContextManager[None]:
         return import_work(self._nodes)
@@ -57,7 +62,7 @@ class Workshop:
         """The draft with code for it, by the interpreter if `compiled` is false."""
         if draft.graph is None:
             return Segment(draft, None, why)
-        require_graph(draft.graph, memory_limit(self._own_bytes))
+        require_graph(draft.graph, self.memory)
         make = self.compiler.segment if compiled else self.compiler.interpreted
         executable = make(draft.graph)
         for told in executable.report.host_ops:

@@ -29,9 +29,11 @@ class HostContext(NodeContext):
     """What a host operator can ask about its node.
 
     `run_body(attribute, operands)` runs the sub-graph in an attribute and gives its outputs.
+    `memory`: bytes that one result may take.
     """
 
     run_body: Callable[[str, Sequence[Any]], list[Any]]
+    memory: int
 
 
 @dataclass(frozen=True, slots=True)
