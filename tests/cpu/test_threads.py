@@ -1,5 +1,7 @@
 """The SPMD runtime: barriers order steps, calls take turns, forks work, idling costs nothing."""
 
+import ctypes
+import gc
 import os
 import threading
 import time
@@ -18,6 +20,7 @@ from tilth.cpu.steps import Step
 from tilth.cpu.view import Buffer, dense_view
 from tilth.ir.graph import make_constant
 from tilth.ir.types import TensorType, f32
+from tilth.runtime import threads
 from tilth.runtime.target import KernelInfo
 
 N, STEPS = 64, 40
@@ -125,3 +128,12 @@ def test_a_profile_has_one_record_per_step_and_thread(region):
 
 def test_a_region_survives_its_state(region):
     check(CpuRegion.from_state(region.state()), calls=3)
+
+
+def test_the_helpers_memory_outlives_the_interpreters_last_reference(monkeypatch):
+    monkeypatch.setattr(threads, "_pools", {})
+    check(chain_of_means(2), calls=1)
+    address = threads._pools[2].address
+    threads._pools.clear()
+    gc.collect()
+    assert len(ctypes.string_at(address, 64)) == 64  # would crash if it were unmapped

@@ -1,8 +1,9 @@
 """Threads lent to native code: a pool of daemon threads that sit inside an emitted worker loop.
 
 A pool is `threads` wide: the caller plus `threads - 1` helpers. Helpers never return to Python, so
-they never hold the interpreter lock. Pools are shared by all programs of a width, made on first
-use, and forgotten in a forked child (threads do not survive fork), which makes its own.
+they never hold the interpreter lock, and live until the process ends, after the interpreter: the
+memory and the code of a pool are never freed. Pools are shared by all programs of a width, made on
+first use, and forgotten in a forked child (threads do not survive fork), which makes its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Pool:
         self._memory = mmap.mmap(-1, max(memory_bytes, mmap.PAGESIZE))
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._keep_alive = keep_alive  # the code that the helpers run
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))  # also when the interpreter tears down
         for tid in range(1, threads):
             threading.Thread(
                 target=_WORKER(worker), args=(self.address, tid), name=f"tilth-{tid}", daemon=True
