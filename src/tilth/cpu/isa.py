@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ class Isa:
     converts_half: bool = True  # has instructions from f16 to f32 and back
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
     byte_dot: str = ""  # LLVM's name of: i32 lanes += sums of four products u8 * i8; "": none
+    bf16_tiles: bool = False  # a matrix unit multiplies 16x32 by 32x16 bf16 (AMX)
 
     @property
     def vector_bytes(self) -> int:
@@ -87,8 +90,19 @@ def host_isa() -> Isa:
     flags = features.flatten() + (",-prefer-256-bit" if base.name == "avx512" else "")
     if features.get({"avx512": "avx512vnni", "avx2": "avxvnni"}.get(base.name, "")):
         base = replace(base, byte_dot=_VNNI)
-    base = replace(base, triple=triple, cpu=llvm.get_host_cpu_name(), features=flags)
+    needed = ("amx-tile", "amx-bf16", "avx512bf16")
+    tiles = base.name == "avx512" and all(map(features.get, needed)) and _may_use_tiles()
+    base = replace(
+        base, triple=triple, cpu=llvm.get_host_cpu_name(), features=flags, bf16_tiles=tiles
+    )
     return replace(base, **_host_caches())
+
+
+def _may_use_tiles() -> bool:
+    """Ask Linux, once for the process, for the state that the matrix unit needs (arch_prctl(2))."""
+    prctl, request_permission, tile_data = 158, 0x1023, 18
+    libc = ctypes.CDLL(None)
+    return sys.platform == "linux" and libc.syscall(prctl, request_permission, tile_data) == 0
 
 
 def _host_caches() -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Epilogue:
         return self.shape.columns.strides[RESULT + i]
 
     def _moves_along_rows(self, tensor: int) -> bool:
-        return bool(self.shape.height.strides[tensor] or self.shape.width.strides[tensor])
+        return any(loop.strides[tensor] for loop in self.shape.form.m if loop.size > 1)
 
 
 Counts = Sequence[int | None]  # lanes used of each vector of a panel, None for all

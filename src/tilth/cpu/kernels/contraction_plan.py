@@ -22,6 +22,9 @@ from tilth.cpu.kernels.tiles import Cover, Tiling
 Rhs = Literal["packed", "direct", "copied"]
 _LINE, _PAGE = 64, 4096
 _CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be copied
+_PEAK_SHARE = 0.85  # of the FMA peak that direct kernels reach
+_STREAM = 6.0  # bytes of weights per cycle from beyond L2
+_HIDDEN = 0.7  # how much of the shorter of computing and streaming hides behind the longer
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
 _ROWS = 64  # that a block has at least, where weights are read once per block of rows
 _DEEP = 64  # depth from which a tile's results can be fetched while it is computed
@@ -170,9 +173,9 @@ def _around(
     depth_outside = bool(chunk) and _too_deep(shape, isa)
     rhs = _rhs_mode(shape, tiling, rhs_is_constant, isa)
     row_blocks, panel_blocks = _cache_blocks(shape, tiling, chunk if depth_outside else 0, rhs, isa)
-    interleaved = _interleaved(shape)
-    if interleaved:
-        row_blocks = max(row_blocks, _line_blocks(shape, interleaved, isa))
+    shared = interleaved(shape)
+    if shared:
+        row_blocks = max(row_blocks, _line_blocks(shape, shared, isa))
         row_blocks = min(_cut(shape, tiling).count, -(-row_blocks // threads) * threads)
     else:
         row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, threads)
@@ -185,8 +188,8 @@ def _around(
         depth_outside=depth_outside,
         row_blocks=row_blocks,
         panel_blocks=panel_blocks,
-        panels_first=panel_blocks % threads == 0 and not interleaved,
-        interleaved=interleaved,
+        panels_first=panel_blocks % threads == 0 and not shared,
+        interleaved=shared,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
         fetch_ahead=_fetching(shape, rhs_is_constant, isa) and not one_tile,
         fetch_results=shape.columns.strides[RESULT] == 1 and shape.form.depth >= _DEEP,
@@ -317,7 +320,7 @@ def _cache_blocks(shape: Shape, tiling: Tiling, chunk: int, rhs: Rhs, isa: Isa) 
     return min(_cut(shape, tiling).count, max(1, math.ceil(touched / room))), 1
 
 
-def _interleaved(shape: Shape) -> tuple[int, ...]:
+def interleaved(shape: Shape) -> tuple[int, ...]:
     """The outer loops, such as groups, of which different turns write into the same cache lines.
 
     Two threads that take different turns would pass those lines back and forth.
@@ -365,3 +368,14 @@ def _share(
     if cycles(by_rows, lhs * by_rows, rhs) <= cycles(by_panels, lhs, rhs * by_panels):
         return min(tiles_high, -(-row_blocks // threads) * threads), panel_blocks
     return row_blocks, min(panels, -(-panel_blocks // threads) * threads)
+
+
+def cycles(shape: Shape, isa: Isa, threads: int) -> float:
+    """Estimated cycles of the direct kernel until the last thread is done."""
+    columns = shape.vectors * shape.lanes
+    outer = math.prod(loop.size for loop in shape.outer)
+    products = outer * shape.rows * shape.form.depth * columns / (2 * shape.lanes * _PEAK_SHARE)
+    weights = shape.form.depth * columns * shape.form.rhs_dtype.nbytes
+    stream = weights / _STREAM if weights > isa.l2 // 2 else 0.0
+    longer, shorter = max(products, stream), min(products, stream)
+    return (longer + (1 - _HIDDEN) * shorter) / threads

@@ -35,7 +35,7 @@ def pack_panels(
     rows of the depth as are `together` lie next to each other in each lane.
     """
     loops = [*outer, *depth, columns]
-    source = _with_operand_strides(operand)
+    source = with_operand_strides(operand)
     seen = np.lib.stride_tricks.as_strided(
         source,
         tuple(lp.size for lp in loops),
@@ -79,7 +79,7 @@ def packed_panels(
     )
 
 
-def _with_operand_strides(operand: Operand) -> np.ndarray:
+def with_operand_strides(operand: Operand) -> np.ndarray:
     """The constant's elements in memory as the operand's strides say; the view's first element."""
     array = operand.constant
     assert array is not None

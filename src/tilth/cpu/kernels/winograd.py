@@ -99,7 +99,9 @@ def plans(
     isa: Isa,
     threads: int,
 ) -> list[Plan]:
-    """Plans that `lower` may be given, the one it would choose first."""
+    """Plans that `lower` may be given, the one it would choose first; none where it cannot run."""
+    if unsuitable(body, operands):
+        return []
     return winograd_plan.ranked(problem_of(as_written(body, operands, results), isa), isa, threads)
 
 

@@ -1,0 +1,127 @@
+"""Contractions of f32 on a matrix unit for bf16: each number is split into two bf16 parts.
+
+With a = ah + al and b likewise, a product is ah bh + ah bl + al bh: three bf16 products, summed in
+f32. Lost are al bl and the rounding of the low parts, each at most 2^-17 of the product: the error
+of sums of normally distributed products, relative to the largest result, is 4e-6 to 6e-6, like that
+of Winograd's F(4x4), at two to three times the throughput of f32 FMAs; 1e-5 is the bound that tests
+hold. An infinite operand gives NaN where exact arithmetic would give an infinity, and numbers below
+2^-126 count as zero.
+
+Source: Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
+Higher-Precision Computations", 2019. Instructions: Intel 64 and IA-32 Architectures Software
+Developer's Manual, volume 1, chapter 18 (AMX).
+"""
+
+from __future__ import annotations
+
+import llvmlite.ir as ll
+
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernels import (
+    contraction_plan,
+    split_bf16_emit,
+    split_bf16_pack,
+    split_bf16_plan,
+    winograd,
+    winograd_plan,
+)
+from tilth.cpu.kernels.contraction_form import LHS, RHS, Contraction, canonicalise
+from tilth.cpu.kernels.contraction_plan import shape_of
+from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
+from tilth.cpu.kernels.split_bf16_plan import Plan
+from tilth.ir.cost import graph_flops
+from tilth.ir.errors import CompileError
+from tilth.ir.graph import Graph
+from tilth.ir.types import f32
+
+
+def lower(
+    body: Graph,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+    plan: Plan | None = None,
+) -> Kernel:
+    """A kernel for a fusion of kind `contraction`; `plan` overrides the choice.
+
+    Raises CompileError for what `unsuitable` names.
+    """
+    require_dtypes((*operands, *results))
+    form = canonicalise(body, operands, results)
+    reason = unsuitable(form, operands)
+    if reason:
+        raise CompileError(f"no contraction by split bf16: {reason}")
+    weights = operands[form.rhs]
+    constant = weights.constant is not None
+    plan = plan or split_bf16_plan.choose(form, constant, isa, threads)
+    packed = {form.rhs: split_bf16_pack.packed(weights, plan.problem)} if constant else {}
+
+    def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
+        return split_bf16_emit.emit(module, isa, name, plan, operands, results[0])
+
+    layouts = tuple(o.layout for o in (*operands, *results))
+    blocks = (plan.constant, plan.row_blocks, plan.panel_blocks, plan.streams)
+    return Kernel(
+        name=form.hero.op,
+        key=("split bf16", body_key(body), layouts, blocks),
+        emit=emit,
+        items=plan.items,
+        flops=graph_flops(body),
+        bytes=touched_bytes((*operands, *results)),
+        scratch=plan.scratch,
+        algorithm=plan.describe(),
+        packed=packed,
+    )
+
+
+def plans(
+    body: Graph,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+) -> list[Plan]:
+    """Plans that `lower` may be given, the one it would choose first; none where it cannot run."""
+    if not isa.bf16_tiles or results[0].size == 0:
+        return []
+    form = canonicalise(body, operands, results)
+    # threads that share cache lines of the result would undo the gain
+    if unsuitable(form, operands) or contraction_plan.interleaved(shape_of(form, isa)):
+        return []
+    return split_bf16_plan.ranked(form, operands[form.rhs].constant is not None, isa, threads)
+
+
+def pays(
+    body: Graph,
+    operands: tuple[Operand, ...],
+    results: tuple[Operand, ...],
+    isa: Isa,
+    threads: int,
+) -> bool:
+    """Is `lower` possible and expected to be faster than the other algorithms?"""
+    parts = (body, operands, results, isa, threads)
+    found = plans(*parts)
+    if not found:
+        return False
+    shape = shape_of(canonicalise(body, operands, results), isa)
+    others = [contraction_plan.cycles(shape, isa, threads)]
+    others += [winograd_plan.cycles(plan, isa, threads) for plan in winograd.plans(*parts)[:1]]
+    return split_bf16_plan.cycles(found[0], isa, threads) < min(others)
+
+
+def unsuitable(form: Contraction, operands: tuple[Operand, ...]) -> str | None:
+    """Why this contraction cannot run on the matrix unit; None if it can."""
+    if {form.lhs_dtype, form.rhs_dtype, form.accumulator} != {f32}:
+        return "it does not compute in f32"
+    if not (form.k and form.n) or form.macs == 0:
+        return "it is no matrix product"
+    if form.k[-1].strides[LHS] != 1:
+        return "the left operand is not contiguous along the depth"
+    if operands[form.rhs].constant is None:
+        if 1 not in (form.n[-1].strides[RHS], form.k[-1].strides[RHS]):
+            return "the right operand is not contiguous"
+    elif len(form.body.users[form.body.inputs[form.rhs]]) > 1:
+        return "the epilogue reads its weights"
+    return None
