@@ -123,3 +123,21 @@ def test_the_page_of_contributed_operators_is_current(monkeypatch: pytest.Monkey
     contributed = importlib.import_module("contributed")
     current = contributed.PAGE.read_text() == contributed.page()
     assert current, "run `python benchmarks/contributed.py --write`"
+
+
+def test_the_memory_of_a_big_model_is_measured_step_by_step(monkeypatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    big_model = importlib.import_module("big_model")
+    monkeypatch.setattr(big_model, "WIDTH", 512)
+    path, size = big_model.make_model(tmp_path, 4 / 1024)
+    assert size == 4 << 20
+    monkeypatch.setenv("TILTH_CACHE_DIR", str(tmp_path / "cache"))
+    peaks = [big_model.measure(step, path) for step in big_model.STEPS]
+    assert [p.step for p in peaks] == ["load", "compile", "keep", "reuse"]
+    assert all(p.resident >= p.anonymous > size and p.files > 0 for p in peaks)
+
+
+def test_a_big_model_took_less_than_its_bound():
+    results = json.loads((ROOT / "benchmarks" / "results" / "big_model.json").read_text())
+    assert results["weights"] >= 3 << 30
+    assert all(step["ratio"] < 1.3 for step in results["steps"])
