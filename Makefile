@@ -11,7 +11,7 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format check-models check-arm bench batches numerics latency \
+.PHONY: help demo test format check-models check-arm bench batches numerics latency memory \
 	conformance ecosystem readme fuzz clean
 
 help:
@@ -49,11 +49,14 @@ numerics: $(VENV)/.bench ## MODELS=folder: errors of whole models against double
 latency: $(VENV)/.demo ## MODELS=folder: are calls even, without allocation, and idle threads idle?
 	$(BIN)/python benchmarks/latency.py $(MODELS)/*.onnx --json benchmarks/results/latency.json
 
+memory: $(VENV)/.demo ## peak memory of a model with 3 GiB of weights in an external file
+	$(BIN)/python benchmarks/big_model.py --json benchmarks/results/big_model.json
+
 conformance: $(VENV)/.test ## run the official ONNX backend tests and write docs/onnx.md
 	$(BIN)/python benchmarks/conformance.py --write
 
-ecosystem: $(VENV)/.ecosystem ## install scikit-learn, boosters, sentence-transformers ...; run on Tilth
-	$(BIN)/pytest tests/ecosystem
+ecosystem: $(VENV)/.ecosystem ## run scikit-learn, boosters, transformers on Tilth; write docs/ecosystem.md
+	$(BIN)/pytest tests/ecosystem --page docs/ecosystem.md
 
 readme: $(VENV)/.demo ## write the demo's output and the speed table into README
 	$(BIN)/python benchmarks/readme.py

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ecosystem_helpers import onnxruntime_is_tilth, require
+from ecosystem_report import require_close
 
 require("onnxmltools", "lightgbm", "xgboost", "sklearn")
 
@@ -85,7 +86,7 @@ def test_regressors_predict_the_same(model, x):
     y = targets(x, 0)
     model.fit(x, np.exp(y) if model.get_params().get("objective") == "poisson" else y)
     (got,) = run(model, x)
-    np.testing.assert_allclose(got.ravel(), model.predict(x), 1e-4, 1e-5)
+    require_close(got.ravel(), model.predict(x))
 
 
 @pytest.mark.parametrize(("model", "classes"), CLASSIFIERS, ids=_name)
@@ -94,7 +95,7 @@ def test_classifiers_predict_the_same(model, classes, x):
     label, scores = run(model, x)
     rows = [list(row.values()) for row in scores] if isinstance(scores, list) else scores
     assert label.tolist() == model.predict(x).tolist()
-    np.testing.assert_allclose(rows, model.predict_proba(x), 1e-4, 1e-5)
+    require_close(rows, model.predict_proba(x))
 
 
 @pytest.fixture

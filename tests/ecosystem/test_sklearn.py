@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ecosystem_helpers import require
+from ecosystem_report import require_close
 
 require("sklearn", "skl2onnx")
 
@@ -326,7 +327,7 @@ def assert_same(got: Any, want: Any) -> None:
     assert got.size == want.size
     got = got.reshape(want.shape)
     if want.dtype.kind == "f":
-        np.testing.assert_allclose(got.astype(want.dtype), want, 1e-4, 1e-5)
+        require_close(got.astype(want.dtype), want)
     else:
         assert got.tolist() == want.tolist()
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ecosystem_helpers import onnxruntime_is_tilth, require
+from ecosystem_report import require_close
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched: weights are local or random
 require("torch", "transformers", "sentence_transformers", "optimum", "onnxruntime")
@@ -62,9 +63,9 @@ def test_sentence_transformers_give_the_same_embeddings(encoder):
         model_kwargs={"export": True, "provider": "CPUExecutionProvider"},
     )
     assert type(model[0].auto_model.session) is rt.InferenceSession
-    np.testing.assert_allclose(model.encode(SENTENCES), want, 1e-4, 1e-5)
+    require_close(model.encode(SENTENCES), want)
     one_by_one = np.stack([model.encode(s) for s in SENTENCES])  # other sizes of batch and length
-    np.testing.assert_allclose(one_by_one, want, 1e-4, 1e-5)
+    require_close(one_by_one, want)
     similar = model.similarity(want, want)
     assert similar[0, 1] > 0.7 > 0.2 > similar[0, 2]
 
@@ -101,7 +102,7 @@ def test_a_classifier_of_sequences(tmp_path, io_binding):
         with torch.no_grad():
             want = model(**fed).logits
         got = onnx_model(**fed).logits
-        np.testing.assert_allclose(got, want, 1e-4, 1e-5)
+        require_close(got, want)
 
 
 def test_a_language_model_generates_the_same_text(tmp_path):
