@@ -8,30 +8,35 @@ deterministic; with one, the same model may be compiled to different code on dif
 
 from __future__ import annotations
 
+import itertools
 import math
-import time
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tilth.cpu.choices import Choice, Task, candidates
 from tilth.cpu.jit import compile_object
 from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernels import elementwise
 from tilth.cpu.memory import aligned_bytes, assign
 from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.region import CpuRegion
 from tilth.cpu.steps import Step
 from tilth.cpu.view import Buffer, View
-from tilth.ir.graph import Node
+from tilth.ir.graph import Graph, Node, make_input
 from tilth.ir.types import DType, TensorType, u8
 from tilth.runtime.cache import Cache, cache_key
+from tilth.runtime.target import KernelInfo
 
 TIMED = 6  # candidates that are timed
+WORTH = 0.95  # of the estimated plan's time that another one must stay below
 ROUNDS = 6
 _ROUND_SECONDS = 0.002  # each candidate runs at least this long in a round
 _COLD_BYTES = 8 << 20  # of weights of calls that follow each other: they come from beyond L2
 _MOST_COPIES = 32
+_NODE = Node("trial", (), {}, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Tuner:
             return task.lower(found[known["choice"]])
         seconds = measure(task, found)
         best = seconds.index(min(seconds))
+        if seconds[best] > WORTH * seconds[0]:  # no more than noise
+            best = 0
         if self.cache:
             self.cache.store(key, {"choice": best, "seconds": seconds})
         return task.lower(found[best])
@@ -72,40 +79,45 @@ def timed(trials: Sequence[Trial], rounds: int = ROUNDS) -> list[float]:
 
 
 class Trial:
-    """A kernel as a program of its own. All that it reads and writes are inputs of the program."""
+    """A kernel in a program that first writes what it reads, as the kernels before it would.
+
+    So data lie in the caches of the threads that a model's previous kernel would leave them in.
+    """
 
     def __init__(self, task: Task, choice: Choice | None = None):
-        self.kernel = kernel = task.lower(choice)
+        self.kernel = task.lower(choice)
         views = (*task.operands, *task.results)
-        packed = [kernel.packed.get(i) for i in range(len(views))]
+        packed = [self.kernel.packed.get(i) for i in range(len(views))]
         sizes = [p.nbytes if p else _span(v) for v, p in zip(views, packed, strict=True)]
         places = [
             View(Buffer("input", size, i), v.dtype, v.shape, v.strides, 0 if p else _start(v))
             for i, (v, p, size) in enumerate(zip(views, packed, sizes, strict=True))
         ]
         reads, writes = places[: len(task.operands)], places[len(task.operands) :]
-        steps = [Step(kernel, tuple(reads), tuple(writes), Node("trial", (), {}, ()))]
+        constant = [v.constant is not None for v in views]
+        steps = [_written(v, task) for v in reads if not constant[v.buffer.index]]
+        steps.append(Step(self.kernel, tuple(reads), tuple(writes), _NODE))
         memory = assign(steps)
         module = emit_program(steps, memory, len(views), task.isa, task.threads)
+        info = KernelInfo(self.kernel.name, (), "", 0, 0)
         self._region = CpuRegion(
             code=compile_object(module, task.isa),
-            weights=aligned_bytes(0),
+            weights=memory.pack_weights(),
             inputs=tuple(TensorType(u8, (size,)) for size in sizes),
             outputs=(),
-            kernels=(),
+            kernels=(info,) * len(steps),
             arena_bytes=memory.arena_bytes,
             scratch_bytes=scratch_bytes(steps),
             threads=task.threads,
         )
-        constant = [v.constant is not None for v in views]
         self._held = [(n, v.dtype, c) for n, v, c in zip(sizes, views, constant, strict=True)]
 
     def data(self) -> list[list[np.ndarray]]:
         """Arguments of calls that follow each other.
 
-        In a model, what a kernel reads was just written, but its weights were last used a whole
-        call ago: there are so many copies of them that they push each other out of L2. All values
-        are ones, in packed weights as well; time does not depend on them.
+        Weights were last used a whole call ago, in a model: there are so many copies of them that
+        they push each other out of L2. All values are ones, in packed weights as well; time does
+        not depend on them.
         """
         weights = sum(size for size, _, constant in self._held if constant)
         copies = min(_MOST_COPIES, -(-_COLD_BYTES // max(1, weights))) if weights else 1
@@ -116,15 +128,23 @@ class Trial:
         ]
 
     def seconds(self, data: Sequence[Sequence[np.ndarray]]) -> float:
-        """Of a call, on average over some that take their arguments from `data` in turn."""
-        calls, start = 0, time.perf_counter()
-        while True:
-            for arguments in data:
-                self._region(arguments)
-            calls += len(data)
-            elapsed = time.perf_counter() - start
-            if elapsed >= _ROUND_SECONDS:
-                return elapsed / calls
+        """Of the kernel, from the first thread that starts to the last that ends: the median over
+        some calls that take their arguments from `data` in turn."""
+        found: list[float] = []
+        arguments = itertools.cycle(data)
+        while len(found) < len(data) or sum(found) < _ROUND_SECONDS:
+            records = self._region.profile(next(arguments))[-self._region.threads :]
+            end = max(r.start + r.seconds for r in records)
+            found.append(end - min(r.start for r in records))
+        return statistics.median(found)
+
+
+def _written(view: View, task: Task) -> Step:
+    """The step in which the threads write again what a view sees, each its part."""
+    x = make_input(TensorType(view.dtype, view.shape), "x")
+    operands = (replace(view.operand, constant=None),)
+    kernel = elementwise.lower(Graph((x,), (x,)), operands, operands, task.isa, task.threads)
+    return Step(kernel, (view,), (view,), _NODE)
 
 
 def _reach(view: Operand) -> tuple[int, int]:
