@@ -11,9 +11,10 @@ from program_check import check_program
 
 from tilth.compiler.pipeline import run_target
 from tilth.cpu import chains
-from tilth.cpu.isa import host_isa
+from tilth.cpu.isa import ISAS, host_isa
 from tilth.cpu.kernel import dense
 from tilth.cpu.kernels import chain
+from tilth.cpu.plan import plan
 from tilth.cpu.target import CpuTarget
 from tilth.ir.errors import CompileError
 from tilth.ir.graph import Graph, Node, Value, make_constant, make_input
@@ -144,6 +145,25 @@ def test_low_maps_are_not_computed_twice():
     assert "chain" not in kinds(joined(block, (1, 7, 7, 64), threads=2))
     assert "chain" in kinds(joined(block, (1, 7, 7, 64), threads=1))
     assert "chain" in kinds(joined(block, (2, 7, 7, 64), threads=2))
+
+
+@pytest.mark.parametrize("matrix_unit", [False, True])
+def test_members_that_a_matrix_unit_computes_faster_stay_alone(matrix_unit):
+    def block(x):
+        return convolution(depthwise(convolution(x, 1, 576), pad=(1, 1)), 1, 96)
+
+    isa = replace(ISAS["avx512"], bf16_tiles=matrix_unit)
+    assert ("chain" in kinds(joined(block, (1, 14, 14, 96), isa=isa))) != matrix_unit
+
+
+def test_exact_sums_are_left_to_the_kernel_that_makes_them():
+    def block(x):
+        return convolution(depthwise(x, pad=(1, 1)), 1, 16)
+
+    x = make_input(TensorType(f32, (1, 28, 28, 16)), "x")
+    fused = run_target(Graph((x,), (block(x),)), CpuTarget().traits, Options()).graph
+    names = [[step.kernel.name for step in plan(fused, host_isa(), 2, e)] for e in (False, True)]
+    assert "chain" in names[0] and "chain" not in names[1]
 
 
 def test_a_3x3_convolution_is_left_to_winograd():

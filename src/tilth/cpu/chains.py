@@ -8,7 +8,10 @@ and threads, so it is asked here and not in the passes that all targets share.
 from __future__ import annotations
 
 from tilth.cpu.isa import Isa
+from tilth.cpu.kernel import dense
+from tilth.cpu.kernels import contraction_plan, split_bf16, split_bf16_plan
 from tilth.cpu.kernels.chain import Chain
+from tilth.cpu.kernels.contraction_form import canonicalise
 from tilth.ir.cost import graph_flops
 from tilth.ir.graph import Graph, Node, Value, clone, constant_of, make_input
 from tilth.ir.ops.table import make
@@ -38,21 +41,37 @@ def join_chains(graph: Graph, isa: Isa, threads: int) -> Graph:
 
 def _pays(chain: Chain, isa: Isa, threads: int) -> bool:
     """Does the thread with most rows finish before its share of the members one by one?"""
-    if chain.batch % threads == 0:
-        return True
     stride, span = chain.reach
-    strips = chain.strips(isa, threads)
-    rows = -(-chain.height * -(-strips // threads) // strips)
-    twice = max(0, span - stride) * (threads - 1) / threads  # rows of another thread
+    rows, twice = chain.height / threads, 0.0
+    if chain.batch % threads:
+        strips = chain.strips(isa, threads)
+        rows = -(-chain.height * -(-strips // threads) // strips)
+        twice = max(0, span - stride) * (threads - 1) / threads  # rows of another thread
     inside, outside = 0.0, 0.0
     for member in chain.members:
-        flops, own = graph_flops(member.attrs["body"]), float(rows)
+        flops, own = graph_flops(member.attrs["body"]), rows
         if member is chain.first:
             own = rows * stride + twice
-        at_hand, elsewhere = _DEPTHWISE_COST if member is chain.window else (1.0, 1.0)
+        at_hand, elsewhere = 1.0, 1.0
+        if member is chain.window:
+            at_hand, elsewhere = _DEPTHWISE_COST
+        else:
+            elsewhere = _fastest(member, isa, threads)
         inside += at_hand * flops * own / member.outputs[0].shape[1]
         outside += elsewhere * flops / threads
     return inside <= outside
+
+
+def _fastest(member: Node, isa: Isa, threads: int) -> float:
+    """The time that a contraction takes by itself, as a share of that of the direct algorithm."""
+    operands = tuple(dense(v.tensor, constant_of(v)) for v in member.inputs)
+    results = (dense(member.outputs[0].tensor),)
+    parts = (member.attrs["body"], operands, results, isa, threads)
+    if not split_bf16.pays(*parts):
+        return 1.0
+    shape = contraction_plan.shape_of(canonicalise(*parts[:3]), isa)
+    fast = split_bf16_plan.cycles(split_bf16.plans(*parts)[0], isa, threads)
+    return fast / contraction_plan.cycles(shape, isa, threads)
 
 
 def _around(graph: Graph, window: Node, taken: set[Node]) -> Chain | None:

@@ -42,7 +42,7 @@ class Planner:
     """Plans one graph, and the graphs inside its control flow with planners like itself."""
 
     def __init__(self, graph: Graph, isa: Isa, threads: int, exact: bool, lower: Lower):
-        self.graph = join_chains(graph, isa, threads)
+        self.graph = graph if exact else join_chains(graph, isa, threads)
         self.isa, self.threads, self.exact = isa, threads, exact
         self.lower = lower
         self.homes: dict[Value, View] = {}
