@@ -123,6 +123,17 @@ def test_convolution_matches_a_naive_loop(rank, data):
     np.testing.assert_allclose(np.moveaxis(last, -1, 1), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_convolutions_of_narrow_integers_accumulate_in_a_wide_type(groups, rng):
+    x = rng.integers(0, 256, (1, 4, 5, 6)).astype(np.uint8)
+    w = rng.integers(-128, 128, (8, 4 // groups, 3, 3)).astype(np.int8)
+    attrs = {"groups": groups, "padding": ((1, 1), (0, 1))}
+    narrow = run(lambda x, w: op.convolution(x, w, dtype=i32, **attrs), x, w)
+    wide = run(lambda x, w: op.convolution(x, w, **attrs), x.astype(np.int32), w.astype(np.int32))
+    assert narrow.dtype == np.int32
+    np.testing.assert_array_equal(narrow, wide)
+
+
 def test_integer_convolutions_are_exact(rng):
     x, w = (rng.integers(-9, 9, (1, 2, 6)).astype(np.int32) for _ in "xw")
     attrs = {"strides": (1,), "padding": ((2, 2),), "groups": 1}

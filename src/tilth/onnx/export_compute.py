@@ -75,7 +75,7 @@ def _(e: GraphExporter, node: Node, x: str, w: str) -> Names:
         pads=[*low[2:], *high[2:]],
     )  # fmt: skip
     if dtype.is_integer:
-        result = e.cast(result, dtype)
+        result = e.cast(result, node.outputs[0].tensor.dtype)
     return e.transpose(result, (0, *range(2, rank), 1)) if last else result
 
 
