@@ -18,6 +18,7 @@ from tilth.cpu.isa import Isa
 from tilth.cpu.kernels import tiles
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Contraction, Loop
 from tilth.cpu.kernels.tiles import Cover, Tiling
+from tilth.ir.graph import Node
 
 Rhs = Literal["packed", "direct", "copied"]
 _LINE, _PAGE = 64, 4096
@@ -237,7 +238,14 @@ def _epilogue_weight(shape: Shape) -> int:
     """Roughly, instructions per vector of the result."""
     functions = vmath.UNARY | vmath.BINARY
     nodes = [n for n in shape.form.body.nodes if n.op not in ("constant", shape.form.hero.op)]
-    return sum(10 if n.op in functions else 1 for n in nodes)
+    return sum(10 if n.op in functions or _saturates(n) else 1 for n in nodes)
+
+
+def _saturates(node: Node) -> bool:
+    """Is it a conversion from float to integer, with clamps and what becomes of NaN?"""
+    if node.op != "convert":
+        return False
+    return node.inputs[0].tensor.dtype.is_float and node.outputs[0].tensor.dtype.is_integer
 
 
 def _rhs_mode(shape: Shape, tiling: Tiling, constant: bool, isa: Isa) -> Rhs:
