@@ -18,7 +18,8 @@ class Isa:
     """One vector instruction set and the machine around it.
 
     `lanes` is the number of f32 in a register; `registers` how many there are; cache sizes are in
-    bytes and are used for blocking only (a wrong value costs speed, never correctness).
+    bytes and are used for blocking only (a wrong value costs speed, never correctness), as are the
+    cycles that a load, of one element broadcast or of a vector, costs beside its FMAs.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Isa:
     l1_ways: int = 8
     l2: int = 512 << 10
     converts_half: bool = True  # has instructions from f16 to f32 and back
+    broadcast_cycles: float = 0.1
+    vector_cycles: float = 0.3
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
     byte_dot: str = ""  # LLVM's name of: i32 lanes += sums of four products u8 * i8; "": none
     bf16_tiles: bool = False  # a matrix unit multiplies 16x32 by 32x16 bf16 (AMX)
@@ -67,6 +70,8 @@ _AVX512 = Isa(
     l1=48 << 10,
     l1_ways=12,
     l2=1 << 20,
+    broadcast_cycles=0.18,
+    vector_cycles=0.16,
     broadcast_operand=True,
 )
 _NEON = Isa("neon", _ARM, "generic", "+neon", lanes=4, registers=32, fma=True, l1=64 << 10)

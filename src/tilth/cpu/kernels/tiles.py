@@ -17,7 +17,6 @@ from tilth.cpu.isa import Isa
 # Cycles per unit of depth, fitted to products whose operands come from L2.
 _FMAS = 2  # a core starts per cycle
 _LOADS = 1.6  # a core starts per cycle, sustained
-_BROADCAST, _VECTOR = 0.18, 0.16  # cycles a load costs beside its FMAs
 _CHAIN = 4.8  # an FMA's latency (4), and some slack for the scheduler
 _TILE_OVERHEAD = 24  # cycles to call a micro-kernel and to fill and drain its pipeline
 
@@ -86,7 +85,7 @@ class Tiling:
 def cycles(isa: Isa, rows: int, vectors: int) -> float:
     """Estimated cycles of a rows x vectors micro-kernel per unit of depth."""
     loads = rows + vectors
-    compute = rows * vectors / _FMAS + rows * _BROADCAST + vectors * _VECTOR
+    compute = rows * vectors / _FMAS + rows * isa.broadcast_cycles + vectors * isa.vector_cycles
     return max(compute, loads / _LOADS, _CHAIN)
 
 
