@@ -123,14 +123,14 @@ def choose(
 
     About `deepest` products are added up in one go: None stands for what the caches like best.
     """
-    tiling = min(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa))
+    tiling = min(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa, threads))
     return _around(tiling, shape, rhs_is_constant, isa, threads, deepest)
 
 
 def ranked(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> list[Plan]:
     """The plan of `choose`, then others that may turn out faster: for other tiles, and the same
     one with another choice for one thing."""
-    tilings = sorted(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa))
+    tilings = sorted(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa, threads))
     first, *others = (
         _around(t, shape, rhs_is_constant, isa, threads) for t in tilings[:_MOST_TILINGS]
     )
@@ -150,12 +150,21 @@ def _tilings(shape: Shape, rhs_is_constant: bool, isa: Isa) -> Iterator[Tiling]:
     return tiles.candidates(isa, shape.height.size, shape.width.size, shape.vectors, fetching)
 
 
-def _tiling_cost(shape: Shape, isa: Isa) -> Callable[[Tiling], float]:
+def _tiling_cost(shape: Shape, isa: Isa, threads: int) -> Callable[[Tiling], float]:
     def cost(tiling: Tiling) -> float:
         factor = _CONFLICT_COST if _conflicts(shape, tiling, isa) else 1.0
+        factor *= _imbalance(shape, tiling, threads)
         return factor * tiles.cost(isa, tiling, shape.form.depth)
 
     return cost
+
+
+def _imbalance(shape: Shape, tiling: Tiling, threads: int) -> float:
+    """How much longer than on average the busiest thread works, if they share rows or panels."""
+    if math.prod(loop.size for loop in shape.outer) % threads == 0:
+        return 1.0
+    parts = _cut(shape, tiling).count, tiling.panels.count
+    return min(-(-count // threads) * threads / count for count in parts)
 
 
 def _around(

@@ -252,14 +252,14 @@ class Plan:
 
 # -- what it costs -------------------------------------------------------------------------------
 # Fitted to measurements; cycles, and bytes per cycle.
-_PRODUCT = 3 * 16 * 1.7  # of one tile by another: three products, and what stalls them
+_PRODUCT = 3 * 16 * 1.25  # of one tile by another: three products, and what stalls them
 _LONE = 1.7  # a lone tile of rows or columns has too few sums in flight
-_SPLIT = 20.0  # to split 32 elements of a line
+_SPLIT = 11.0  # to split 32 elements of a line
 _RUN = 15.0  # to find the elements of a tap that a line holds
-_FINISH = 12.0  # to finish a vector of the result
-_ITEM = 600.0
-_STREAM = 6.0  # from beyond L2
-_HIDDEN = 0.7
+_FINISH = 7.5  # to finish a vector of the result
+_ITEM = 250.0
+_STREAM = 4.6  # from beyond L2
+_HIDDEN = 0.9
 
 
 def choose(form: Contraction, constant: bool, isa: Isa, threads: int) -> Plan:

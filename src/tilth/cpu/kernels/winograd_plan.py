@@ -164,29 +164,32 @@ def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) 
 
 
 # -- what it costs -------------------------------------------------------------------------------
-# Fitted to measurements of single threads; cycles, and bytes per cycle.
-_ROW = 0.005  # share of time that each row of a register tile costs, as its data come from L2
-_DIRECT = 0.9  # share of the FMA peak that direct kernels reach
-_STREAM = 6.0  # weights from memory or L3
-_SPILL = 9.0  # transformed data and products that do not stay in L2
-_HIDDEN = 0.7  # how much of the shorter of computing and streaming hides behind the longer
+# Fitted to measurements on two threads, with weights that are not in L2. Cycles; bytes per cycle.
+_ROW = 0.02  # share of time that each row of a register tile costs, as its data come from L2
+_DIRECT = 0.71  # share of the FMA peak that direct kernels reach
+_STREAM = 3.7  # weights from memory or L3
+_ROOM = 0.42  # share of L2 that transformed data and products have
+_SPILL = 4.0  # what of them is not there
+_TRANSFORM = 0.25  # cycles per byte of a patch
 
 
 def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     """Estimated cycles until the last thread is done."""
-    p, elements = plan.problem, plan.products
+    p, elements, panels = plan.problem, plan.products, plan.tiling.panels
     items = math.ceil(plan.tile_blocks * plan.panel_blocks / threads)
-    share = items / (plan.tile_blocks * plan.panel_blocks)
+    rows = plan.block_tiles / plan.tiles  # of an item
+    columns = min(1.0, math.ceil(panels.count / plan.panel_blocks) * panels.width / p.vectors)
+    share = min(1.0, items * rows * columns)
     blocks = math.ceil(items / plan.panel_blocks)  # whose data the thread transforms
-    per_vector = elements * (isa.vector_bytes / 16 + 0.5)  # to transform one vector of a patch
-    transforms = per_vector * (
-        blocks * plan.tiles / plan.tile_blocks * p.depth_vectors + share * plan.tiles * p.vectors
-    )
-    resident = plan.weights if plan.weights <= isa.l2 // 2 else 0
-    spilled = 2 * items * max(0, plan.scratch + resident - isa.l2 * 3 // 4) / _SPILL
+    per_vector = elements * isa.vector_bytes * _TRANSFORM  # to transform one vector of a patch
+    transforms = per_vector * plan.tiles * (blocks * rows * p.depth_vectors + share * p.vectors)
+    part = plan.weights * columns
+    again = items - min(items, plan.panel_blocks)  # times that it reads weights which it has read
+    resident = part if again and part <= isa.l2 // 2 else 0
+    spilled = 2 * items * max(0, plan.scratch + resident - isa.l2 * _ROOM) / _SPILL
     products = share * elements * tiles.cost(isa, plan.tiling, p.channels)
-    weights = items * plan.weights / plan.panel_blocks
-    return transforms + spilled + _overlapped(products, weights, isa)
+    weights = (items - again + (0 if resident else again)) * part
+    return transforms + spilled + max(products, weights / _STREAM)
 
 
 def direct_cycles(problem: Problem, isa: Isa, threads: int) -> float:
@@ -194,10 +197,4 @@ def direct_cycles(problem: Problem, isa: Isa, threads: int) -> float:
     columns = problem.vectors * isa.lanes
     products = problem.macs * columns / problem.filters / (2 * isa.lanes * _DIRECT)
     weights = 9 * problem.channels * columns * FLOAT
-    return _overlapped(products / threads, weights / threads, isa)
-
-
-def _overlapped(products: float, weights: float, isa: Isa) -> float:
-    """Cycles to compute while so many bytes of weights stream by, which L2 may hold."""
-    stream = weights / _STREAM if weights > isa.l2 // 2 else 0.0
-    return max(products, stream) + (1 - _HIDDEN) * min(products, stream)
+    return max(products, weights / _STREAM) / threads
