@@ -1,9 +1,9 @@
 """Contractions of f32 on a matrix unit for bf16: each number is split into two bf16 parts.
 
 With a = ah + al and b likewise, a product is ah bh + ah bl + al bh: three bf16 products, summed in
-f32. Lost are al bl and the rounding of the low parts, at most 2^-18 of the product each. So a result
-is off by at most 2^-16 of the magnitudes it sums, and for normally distributed data by about 5e-6
-of the largest result, as with Winograd's F(4x4), at two to three times the throughput of f32 FMAs.
+f32. Lost are al bl and the rounding of the low parts, at most 2^-18 of the product each. So a
+result is off by at most 2^-16 of the magnitudes it sums, and for normally distributed data by about
+5e-6 of the largest result, as with Winograd's F(4x4), at two to three times the throughput of FMAs.
 An infinite operand gives NaN where exact arithmetic would give an infinity, and numbers below
 2^-126 count as zero.
 
