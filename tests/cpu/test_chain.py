@@ -48,10 +48,14 @@ def depthwise(x: Value, size=3, **attrs) -> Value:
 
 
 def joined(build, shape, threads=2, isa=None) -> list[Node]:
-    """The nodes of a model of one input, constants left out, with chains joined."""
+    """The nodes of a model of one input, constants left out, with chains joined.
+
+    If not said, for this processor without a matrix unit, which does better alone.
+    """
+    isa = isa or replace(host_isa(), bf16_tiles=False)
     x = make_input(TensorType(f32, shape), "x")
     fused = run_target(Graph((x,), (build(x),)), CpuTarget().traits, Options()).graph
-    nodes = chains.join_chains(fused, isa or host_isa(), threads).nodes
+    nodes = chains.join_chains(fused, isa, threads).nodes
     return [n for n in nodes if n.op not in ("constant", "reshape")]
 
 

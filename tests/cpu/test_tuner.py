@@ -150,7 +150,8 @@ def test_nothing_is_timed_for_an_empty_result(fastest):
     assert not fastest
 
 
-def test_a_tuned_program_computes_the_same(fastest):
+def test_a_tuned_program_computes_the_same(fastest, tmp_path, monkeypatch):
+    monkeypatch.setenv("TILTH_CACHE_DIR", str(tmp_path))
     x = make_input(TensorType(f32, (1, 130, 130, 16)), "x")
     w, b = (make_constant(a) for a in numbers((3, 3, 16, 16), (16,)))
     graph = Graph((x,), (convolve(x, w, b),))

@@ -15,8 +15,11 @@ import numpy as np
 from tilth.ir.errors import UnsupportedError
 from tilth.ir.graph import Graph, Value, constant_of, make_input, toposort
 from tilth.ir.types import TensorType, dtype_of
-from tilth.onnx.check import node_reads
+from tilth.onnx.check import domain_of, node_reads
+from tilth.onnx.context import DataDependentError
+from tilth.onnx.host.registry import HOST_OPS
 from tilth.onnx.importer import Importer
+from tilth.onnx.registry import handler_for
 from tilth.onnx.scope import Scope
 from tilth.onnx.sequences import SequenceValue
 from tilth.runtime.executable import Executable
@@ -143,11 +146,22 @@ def draft(
             importer.run([node], scope)
             made += filter(None, node.output)
         except UnsupportedError as e:
+            if _is_final(e, node, scope):
+                raise
             refused[position] = str(e)
             missing.update(node.output)
     left = [nodes[i] for i in (*refused, *waiting)]
     needed = {*wanted, *(n for node in left for n in node_reads(node))}
     return _draft({n: scope.values[n] for n in made if n in needed}, refused, waiting)
+
+
+def _is_final(error: UnsupportedError, node: Any, scope: Scope) -> bool:
+    """Is this a form of an operator that nothing here computes, whatever its operands hold?"""
+    key = (domain_of(node), node.op_type)
+    handled = handler_for(*key, scope.opsets.get(key[0], 1)) is not None
+    reads_tensors = all(n in scope.values for n in node_reads(node))
+    is_final = handled and reads_tensors and key not in HOST_OPS
+    return is_final and not isinstance(error, DataDependentError)
 
 
 def _bind(names: Sequence[str], scope: Scope, environment: Environment) -> None:
