@@ -99,7 +99,7 @@ def rebatched(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         for place, change in _baked_in(node, tensors, batch):
             if place < len(node.input) and node.input[place] in tensors:
                 array = change(numpy_helper.to_array(tensors[node.input[place]]))
-                name = f"{node.input[place]} of {node.output[0]}"
+                name = f"{node.input[place]}, operand {place} of {node.output[0]}"
                 graph.initializer.append(numpy_helper.from_array(array, name))
                 node.input[place] = name
     return model
