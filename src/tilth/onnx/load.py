@@ -1,12 +1,15 @@
 """Reading a model: a path, bytes or a `ModelProto` becomes an `OnnxModel`, checked on the way.
 
 An `OnnxModel` is the proto (never written to) with its weights as arrays and its interface as
-`Port`s. It is what the importer, the inspector and the public `Model` look at.
+`Port`s. It is what the importer, the inspector and the public `Model` look at. Large weights stay
+in the file, which is mapped into memory; the proto refers to them there, as to external data.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,12 +22,14 @@ from tilth.ir.errors import ModelError
 from tilth.ir.types import Dim
 from tilth.onnx.check import check_model, check_text, opset_imports
 from tilth.onnx.tensors import ExternalFiles, element_type, sparse_array, tensor_array, tensor_dims
+from tilth.onnx.wire import WireError, without_large_tensors
 from tilth.runtime.known import Stamp
 from tilth.runtime.ports import Port as Port
 
 ModelSource = Any  # str | os.PathLike | bytes | onnx.ModelProto | OnnxModel
 _PROTOBUF_LIMIT = 2**31 - 1
 _LFS_POINTER = b"version https://git-lfs"
+_PLAIN_NAME = re.compile(r"[\w.+ -]+")  # of a file that a location can refer to anywhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +89,12 @@ class OnnxModel:
             self._arrays[name] = array
         return self._arrays[name]
 
+    def require_unchanged(self) -> None:
+        """Raise ModelError when a file that weights lie in was written to after it was loaded."""
+        for stamp in self.stamps:
+            if stamp.is_overwritten:
+                raise ModelError(f"'{stamp.path}' changed since it was loaded; load it again")
+
     @cached_property
     def _initializers(self) -> dict[str, Any]:
         return {t.name: t for t in self.proto.graph.initializer}
@@ -108,8 +119,8 @@ def load_model(source: ModelSource, infer_types: bool = False) -> OnnxModel:
         path = Path(source)
         # Links are followed once: external data may lie beside the link or beside its target.
         files = ExternalFiles([path.parent, path.resolve().parent])
-        data, stamp = _read_file(path)
-        model = OnnxModel(_parse(data, f"'{path}'"), files, path, stamp)
+        data, stamp = _map_file(path)
+        model = OnnxModel(_parse(_to_parse(data, path, files), f"'{path}'"), files, path, stamp)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         model = OnnxModel(_parse(bytes(source), "the given bytes"))
     elif hasattr(source, "opset_import") and hasattr(source, "graph"):
@@ -135,7 +146,8 @@ def _with_output_types(proto: Any) -> Any:
         raise ModelError(f"an output has no type, and none can be inferred: {e}") from e
 
 
-def _read_file(path: Path) -> tuple[bytes, Stamp]:
+def _map_file(path: Path) -> tuple[mmap.mmap | bytes, Stamp]:
+    """The file's contents, mapped unless it is empty."""
     try:
         with path.open("rb") as file:
             stamp = Stamp.of(path, file.fileno())
@@ -144,9 +156,24 @@ def _read_file(path: Path) -> tuple[bytes, Stamp]:
                     f"'{path}' has {stamp.size} bytes; a protobuf ends at 2 GB, so the file is not "
                     f"one (save large weights as external data)"
                 )
-            return file.read(), stamp
+            if not stamp.size:
+                return b"", stamp
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), stamp
     except (OSError, ValueError) as e:
         raise ModelError(f"cannot read '{path}': {getattr(e, 'strerror', None) or e}") from e
+
+
+def _to_parse(data: mmap.mmap | bytes, path: Path, files: ExternalFiles) -> bytes:
+    """The model's bytes, less the large tensors where those can be left in the file."""
+    if isinstance(data, bytes) or not _PLAIN_NAME.fullmatch(path.name):
+        return bytes(data)
+    try:
+        rest = without_large_tensors(memoryview(data), path.name)
+    except WireError:
+        return data[:]  # whatever it is, the parser will say what is wrong
+    if len(rest) < len(data):
+        files.adopt(path.resolve(), data)
+    return rest
 
 
 def _parse(data: bytes, what: str) -> Any:

@@ -2,6 +2,7 @@
 
 Raw data is viewed, not copied; data in external files is memory-mapped, and a file may only be
 reached if it lies in the model's own directory. Everything a file says about sizes is checked.
+Large tensors in files are not copied even where they are not aligned to their elements.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tilth.ir import types
 from tilth.ir.errors import ModelError
 from tilth.ir.limits import LARGEST_RANK, memory_limit, require_memory
 from tilth.ir.types import DType
+from tilth.onnx.wire import LARGE
 from tilth.runtime.known import Stamp
 
 # TensorProto.DataType, from onnx.proto.
@@ -69,6 +71,10 @@ class ExternalFiles:
         self.directories = tuple(Path(d).resolve() for d in directories)
         self._maps: dict[Path, mmap.mmap] = {}
         self.stamps: list[Stamp] = []  # of the files that were mapped
+
+    def adopt(self, path: Path, mapped: mmap.mmap) -> None:
+        """Read the file at `path` (absolute, without links) from this mapping."""
+        self._maps[path] = mapped
 
     def read(self, tensor: Any, nbytes: int, where: str) -> memoryview:
         """The bytes of an external tensor. ModelError when the entry or the file is unusable."""
@@ -156,7 +162,7 @@ def tensor_array(tensor: Any, files: ExternalFiles, where: str = "") -> np.ndarr
     if dtype.kind == "string":
         return _string_array(tensor, shape, where)
     if tensor.data_location == _EXTERNAL:
-        flat = _from_bytes(files.read(tensor, _stored_bytes(dtype, size), where), dtype, size)
+        flat = _from_bytes(tensor_bytes(tensor, files, where), dtype, size)
     elif tensor.HasField("raw_data"):
         raw = tensor.raw_data
         if len(raw) != _stored_bytes(dtype, size):
@@ -167,9 +173,18 @@ def tensor_array(tensor: Any, files: ExternalFiles, where: str = "") -> np.ndarr
         flat = _from_bytes(raw, dtype, size)
     else:
         flat = _from_fields(tensor, dtype, size, where)
-    array = np.require(flat, requirements=["ALIGNED", "C"]).reshape(shape)
+    if flat.nbytes < LARGE:
+        flat = np.require(flat, requirements=["ALIGNED", "C"])
+    array = flat.reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def tensor_bytes(tensor: Any, files: ExternalFiles, where: str) -> memoryview:
+    """The bytes of an external tensor as they lie in its file. Raises ModelError."""
+    dtype = element_type(tensor.data_type, where)
+    size = math.prod(tensor_dims(tensor.dims, where))
+    return files.read(tensor, _stored_bytes(dtype, size), where)
 
 
 def sparse_array(sparse: Any, files: ExternalFiles) -> np.ndarray:

@@ -54,6 +54,16 @@ class Stamp:
         except OSError:
             return False
 
+    @property
+    def is_overwritten(self) -> bool:
+        """Was that very file written to? One that was deleted or replaced was not."""
+        try:
+            now = Stamp.of(self.path)
+        except OSError:
+            return False
+        same = (now.device, now.inode) == (self.device, self.inode)
+        return same and (now.size, now.modified) != (self.size, self.modified)
+
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
