@@ -109,6 +109,15 @@ def test_pooling(data, op_type, kernel, strides, ceil_mode):
     np.testing.assert_allclose(got[0, 0], expected, 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+def test_a_huge_window_pools_the_whole_map(op_type):
+    """As EfficientNet's, whose 7x7 maps are pooled by windows of its 1280 channels."""
+    x = floats(1, 2, 6, 7)
+    (got,) = run(one_node(op_type, {"x": x}, kernel_shape=(10**6,) * 2, ceil_mode=1), x)
+    reduce = np.max if op_type == "MaxPool" else np.mean
+    np.testing.assert_allclose(got, reduce(x, (2, 3), keepdims=True), 1e-5, 1e-6)
+
+
 @EXAMPLES
 @given(st.data())
 def test_slicing(data):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilth.onnx.context import NodeContext
 
@@ -37,6 +37,17 @@ class Windows:
             "padding": ((0, 0), (0, 0), *self.padding),
             "window_dilation": (1, 1, *self.dilations),
         }
+
+    def clipped(self, spatial: Sequence[int]) -> Windows:
+        """The same windows for a reduction that leaves padding out, where a dimension has one only:
+        what of it lies outside the data is cut off, as models pool whole maps by huge windows."""
+        kernel, pads, extra = list(self.kernel), list(self.pads), list(self.extra)
+        sides = zip(spatial, self.kernel, self.strides, self.dilations, self.padding, strict=True)
+        for axis, (size, window, stride, dilation, (low, high)) in enumerate(sides):
+            if dilation == 1 and low < window and 0 <= size + low + high - window < stride:
+                kernel[axis] = min(size, window - low)
+                pads[axis], extra[axis] = (0, 0), 0
+        return replace(self, kernel=tuple(kernel), pads=tuple(pads), extra=tuple(extra))
 
 
 def windows_of(

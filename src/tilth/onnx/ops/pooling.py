@@ -27,6 +27,8 @@ def average_pool(cx: NodeContext, x: Value) -> Value:
         none = tuple((0, 0) for _ in win.pads)
         win = Windows(win.kernel, win.strides, win.dilations, none, win.extra)
         include_pad = False
+    if not include_pad:
+        win = win.clipped(x.shape[2:])
     return op.average_pool(x, **win.full_rank(), count_include_pad=include_pad)
 
 
@@ -35,7 +37,7 @@ def max_pool(cx: NodeContext, x: Value) -> list[Value]:
     win = windows_of(cx, x.shape[2:])
     if cx.wants(1):
         return _max_pool_indices(x, win, column_major=bool(cx.attr("storage_order", 0)))
-    ones = (1,) * len(x.shape)
+    ones, win = (1,) * len(x.shape), win.clipped(x.shape[2:])
     return [op.reduce_window(x, kind="max", base_dilation=ones, **win.full_rank())]
 
 
