@@ -17,6 +17,7 @@ import numpy as np
 
 from tilth.cpu.harness import CompiledKernel, aligned, operand
 from tilth.cpu.isa import ISAS, Isa, host_isa
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import contraction
 from tilth.cpu.peak import measure_peak
 from tilth.ir.graph import Graph, Value, make_constant, make_input
@@ -103,7 +104,7 @@ def measure(
     operands = tuple(operand(a, constant=i > 0) for i, a in enumerate(arrays))
     start = time.perf_counter()
     kernel = contraction.lower(
-        Graph((x, w, bias), (y,)), operands, (operand(result),), isa, threads, plan
+        Task(Graph((x, w, bias), (y,)), operands, (operand(result),), isa, threads), plan
     )
     compiled = CompiledKernel(kernel, isa)
     compile_seconds = time.perf_counter() - start

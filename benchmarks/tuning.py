@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tilth.compiler.pipeline import run_pipeline
-from tilth.cpu.choices import Task, candidates
+from tilth.cpu.choices import candidates, lower
+from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.plan import plan
 from tilth.cpu.target import CpuTarget
 from tilth.cpu.tuner import TIMED, Trial, timed
@@ -56,8 +57,8 @@ def tasks_of(path: Path, threads: int) -> list[Task]:
     graph = run_pipeline(import_graph(model, shapes), target.traits, Options(threads)).graph
     found: dict[object, Task] = {}
 
-    def record(task: Task):
-        kernel = task.lower()
+    def record(task: Task) -> Kernel:
+        kernel = lower(task)
         if kernel.items:
             found.setdefault(kernel.key, task)
         return kernel
@@ -81,7 +82,7 @@ def time_all(batch: list[list[Trial]]) -> list[list[float]]:
 
 def measured(path: Path, threads: int, most: int, seen: set[object]) -> list[Found]:
     """All kernels of a model that were not `seen` in another one."""
-    tasks = {task.lower().key: task for task in tasks_of(path, threads)}
+    tasks = {lower(task).key: task for task in tasks_of(path, threads)}
     new = [task for key, task in tasks.items() if key not in seen]
     seen |= tasks.keys()
     batch = [[Trial(task, choice) for choice in candidates(task)[:most]] for task in new]

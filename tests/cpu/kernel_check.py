@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import ISAS, host_isa
-from tilth.cpu.kernel import Kernel
+from tilth.cpu.kernel import Lower, Task
 from tilth.ir.graph import Graph, Node, Value, clone, inline, make_input
 from tilth.ir.interpreter import decomposition, interpret
 from tilth.ir.ops.table import DECOMPOSE
@@ -97,7 +97,7 @@ def compare(
 
 
 def check(
-    lower: Callable[..., Kernel],
+    lower: Lower,
     body: Graph,
     inputs: Sequence[np.ndarray],
     layout: Sequence[str] = (),
@@ -119,7 +119,7 @@ def check(
         results, rooms = [p[0] for p in placed], [p[1] for p in placed]
         before = [room.copy() for room in rooms]
         operands = tuple(operand(v, constant=i in constants) for i, v in enumerate(views))
-        kernel = lower(body, operands, tuple(map(operand, results)), isa, 2)
+        kernel = lower(Task(body, operands, tuple(map(operand, results)), isa, 2))
         items = kernel.items
         compiled(kernel, isa)(views, results, [items // 3, items // 2, items // 2])
         for value, result, wanted in zip(body.outputs, results, expected, strict=True):

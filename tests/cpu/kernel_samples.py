@@ -13,7 +13,7 @@ from kernel_check import body_of, random_array
 
 from tilth.cpu.harness import operand
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel
+from tilth.cpu.kernel import Kernel, Lower, Task
 from tilth.cpu.kernels import FUSION_KINDS, OPS, winograd
 from tilth.ir.graph import Graph, Value, make_input
 from tilth.ir.interpreter import interpret
@@ -33,7 +33,7 @@ class Sample:
     """
 
     name: str
-    lower: Callable[..., Kernel]
+    lower: Lower
     body: Graph
     inputs: tuple[np.ndarray, ...]
     constants: tuple[int, ...] = ()
@@ -48,7 +48,7 @@ class Sample:
     def kernel(self, isa: Isa) -> Kernel:
         operands = tuple(operand(x, i in self.constants) for i, x in enumerate(self.inputs))
         results = tuple(map(operand, interpret(self.body, list(self.inputs))))
-        return self.lower(self.body, operands, results, isa, 2)
+        return self.lower(Task(self.body, operands, results, isa, 2))
 
 
 def sample(name: str, build: Build, *inputs: np.ndarray, **about) -> Sample:
@@ -59,9 +59,7 @@ def sample(name: str, build: Build, *inputs: np.ndarray, **about) -> Sample:
     values = tuple(make_input(t, f"x{i}") for i, t in enumerate(types))
     results = build(*values)
     body = Graph(values, results if isinstance(results, tuple) else (results,))
-    return Sample(
-        name, lambda body, *rest: lower(body.outputs[0].node, *rest), body, inputs, **about
-    )
+    return Sample(name, lower, body, inputs, **about)
 
 
 _LOWER = {**FUSION_KINDS, **OPS, "winograd": winograd.lower}

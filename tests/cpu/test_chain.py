@@ -12,7 +12,7 @@ from program_check import check_program
 from tilth.compiler.pipeline import run_target
 from tilth.cpu import chains
 from tilth.cpu.isa import ISAS, host_isa
-from tilth.cpu.kernel import dense
+from tilth.cpu.kernel import Task, dense
 from tilth.cpu.kernels import chain
 from tilth.cpu.plan import plan
 from tilth.cpu.target import CpuTarget
@@ -184,4 +184,4 @@ def test_what_is_no_chain_is_refused():
     (_, node) = joined(lambda x: convolution(depthwise(x, pad=(1, 1)), 1, 8), (1, 28, 28, 8))
     halves = tuple(dense(TensorType(f16, v.shape)) for v in node.inputs)
     with pytest.raises(CompileError, match="f32"):
-        chain.lower(node.attrs["body"], halves, halves[:1], host_isa(), 2)
+        chain.lower(Task(node.attrs["body"], halves, halves[:1], host_isa(), 2))

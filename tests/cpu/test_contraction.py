@@ -10,6 +10,7 @@ from kernel_check import BOTH_ISAS, body_of, check, layouts, random_array
 
 from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import ISAS
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import contraction, contraction_plan, tiles
 from tilth.cpu.kernels.contraction_form import canonicalise
 from tilth.cpu.kernels.contraction_geometry import Geometry
@@ -133,7 +134,7 @@ def test_residual_in_place():
     for isa in BOTH_ISAS:
         result = r.copy()
         operands = (operand(x), operand(w, constant=True), operand(result))
-        kernel = contraction.lower(body, operands, (operand(result),), isa, 1)
+        kernel = contraction.lower(Task(body, operands, (operand(result),), isa, 1))
         CompiledKernel(kernel, isa)([x, w, result], [result])
         np.testing.assert_array_equal(result, expected)
 
@@ -177,11 +178,9 @@ def test_results_do_not_depend_on_the_plan(data):
     arrays = [small_floats(v.shape, i) for i, v in enumerate(body.inputs)]
     constant = draw(st.booleans())
 
-    def lower(body, operands, results, isa, threads):
-        form = canonicalise(body, operands, results)
-        shape = contraction_plan.shape_of(form, isa)
-        plan = _any_plan(draw, shape, isa, constant)
-        return contraction.lower(body, operands, results, isa, threads, plan)
+    def lower(task):
+        shape = contraction_plan.shape_of(canonicalise(task), task.isa)
+        return contraction.lower(task, _any_plan(draw, shape, task.isa, constant))
 
     isas = [draw(st.sampled_from(BOTH_ISAS))]
     check(lower, body, arrays, isas=isas, constants=[1] if constant else [])
@@ -214,8 +213,9 @@ def _any_plan(draw, shape, isa, constant):
 def test_tiles_of_a_block_fetch_the_next_block_of_weights_once(m, k, n):
     body = body_of(matmul, (m, k), (k, n))
     x, w, y = (operand(np.empty(v.shape, np.float32)) for v in (*body.inputs, body.outputs[0]))
-    shape = contraction_plan.shape_of(canonicalise(body, (x, w), (y,)), ISAS["avx512"])
-    plan = contraction_plan.choose(shape, True, ISAS["avx512"], 1)
+    isa = ISAS["avx512"]
+    shape = contraction_plan.shape_of(canonicalise(Task(body, (x, w), (y,), isa, 1)), isa)
+    plan = contraction_plan.choose(shape, True, isa, 1)
     g = Geometry(shape, replace(plan, fetch_ahead=True), (x, w), y)
     block = g.chunk * plan.tiling.panels.width * g.unit
     fetched = g.block_tiles * g.turns * g.pace
@@ -226,7 +226,7 @@ def test_a_dense_pointwise_convolution_becomes_one_matrix_product():
     body = body_of(convolve(), (2, 14, 14, 24), (1, 1, 24, 32))
     arrays = [small_floats(v.shape) for v in (*body.inputs, body.outputs[0])]
     x, w, y = map(operand, arrays)
-    form = canonicalise(body, (x, w), (y,))
+    form = canonicalise(Task(body, (x, w), (y,), ISAS["avx2"], 1))
     assert [lp.size for lp in form.m] == [2 * 14 * 14] and [lp.size for lp in form.k] == [24]
 
 
@@ -238,7 +238,7 @@ def test_what_cannot_be_lowered_is_an_error():
     arrays = [small_floats(v.shape) for v in (*bad.inputs, bad.outputs[0])]
     x, w, y = map(operand, arrays)
     with pytest.raises(CompileError, match="zero padding"):
-        contraction.lower(bad, (x, w), (y,), ISAS["avx2"], 1)
+        contraction.lower(Task(bad, (x, w), (y,), ISAS["avx2"], 1))
 
 
 def test_complex_numbers_have_no_kernel():
@@ -246,7 +246,7 @@ def test_complex_numbers_have_no_kernel():
     body = body_of(matmul, c64, c64)
     x = operand(np.zeros((2, 2), np.complex64))
     with pytest.raises(CompileError):
-        contraction.lower(body, (x, x), (x,), ISAS["avx2"], 1)
+        contraction.lower(Task(body, (x, x), (x,), ISAS["avx2"], 1))
 
 
 @pytest.mark.parametrize("rows", [1, 30])
@@ -259,7 +259,7 @@ def test_exact_sums_of_many_products_round_little(rows, rng):
     def error(lower):
         result = np.empty(expected.shape, np.float32)
         operands = (operand(x), operand(w, constant=True))
-        kernel = lower(body, operands, (operand(result),), BOTH_ISAS[0], 1)
+        kernel = lower(Task(body, operands, (operand(result),), BOTH_ISAS[0], 1))
         CompiledKernel(kernel, BOTH_ISAS[0])([x, w], [result])
         return np.abs(result - expected).max() / np.abs(expected).max()
 

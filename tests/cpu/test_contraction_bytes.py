@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kernel_check import body_of, check
 
 from tilth.cpu.isa import ISAS, host_isa
-from tilth.cpu.kernel import dense
+from tilth.cpu.kernel import Task, dense
 from tilth.cpu.kernels import contraction
 from tilth.ir.ops import op
 from tilth.ir.ops.helpers import scalar
@@ -47,7 +47,7 @@ def checked(build, *arrays):
     operands = [dense(v.tensor, a) for v, a in zip(body.inputs, arrays, strict=True)]
     operands[0] = replace(operands[0], constant=None)
     results = tuple(dense(v.tensor) for v in body.outputs)
-    return contraction.lower(body, tuple(operands), results, HOST, 1)
+    return contraction.lower(Task(body, tuple(operands), results, HOST, 1))
 
 
 @needs_byte_dot
@@ -72,8 +72,8 @@ def test_every_plan_and_the_exact_mode_give_the_same_sums(rng):
     x, w = integers(rng, u8, 30, 1200), integers(rng, i8, 1200, 40)
     body = body_of(product, TensorType(u8, x.shape), TensorType(i8, w.shape))
     operands = dense(body.inputs[0].tensor), dense(body.inputs[1].tensor, w)
-    results = (dense(body.outputs[0].tensor),)
-    for plan in contraction.plans(body, operands, results, HOST, 1):
+    task = Task(body, operands, (dense(body.outputs[0].tensor),), HOST, 1)
+    for plan in contraction.plans(task):
         check(partial(contraction.lower, plan=plan), body, [x, w], constants=[1], isas=[HOST])
     check(contraction.lower_exact, body, [x, w], constants=[1], isas=[HOST])
 
@@ -99,5 +99,5 @@ def test_machines_without_the_instruction_multiply_one_by_one(rng):
     body = body_of(product, TensorType(u8, (5, 32)), TensorType(i8, (32, 17)))
     operands = dense(body.inputs[0].tensor), dense(body.inputs[1].tensor, integers(rng, i8, 32, 17))
     results = (dense(body.outputs[0].tensor),)
-    kernel = contraction.lower(body, operands, results, ISAS["avx2"], 1)
+    kernel = contraction.lower(Task(body, operands, results, ISAS["avx2"], 1))
     assert "four bytes" not in kernel.algorithm

@@ -12,6 +12,7 @@ from kernel_check import body_of
 from tilth.cpu.harness import operand
 from tilth.cpu.isa import ISAS
 from tilth.cpu.jit import compile_assembly, new_module
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import contraction, tiles
 from tilth.ir.ops import op
 
@@ -59,7 +60,7 @@ def _assembly(isa, m, k, n) -> str:
     )
     x, w, y = (np.zeros(s, np.float32) for s in ((m, k), (k, n), (m, n)))
     operands = (operand(x), operand(w, constant=True))
-    kernel = contraction.lower(body, operands, (operand(y),), isa, 1)
+    kernel = contraction.lower(Task(body, operands, (operand(y),), isa, 1))
     module = new_module(isa, "test")
     kernel.emit(module, isa, "kernel")
     return compile_assembly(module, isa)

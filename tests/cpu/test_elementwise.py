@@ -8,6 +8,7 @@ from kernel_check import body_of, check, layouts, random_array, strided_like
 
 from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import host_isa
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import elementwise
 from tilth.ir.ops import op
 from tilth.ir.types import DTYPES, TensorType, bool_, f32, u8
@@ -39,7 +40,7 @@ def test_copies_of_any_layout(shape, layout, out, dtype):
     body = body_of(lambda x: x, TensorType(dtype, shape))
     source, _ = strided_like(x, layout)
     result, _ = strided_like(np.zeros_like(x), out)
-    kernel = elementwise.lower(body, (operand(source),), (operand(result),), host_isa(), 2)
+    kernel = elementwise.lower(Task(body, (operand(source),), (operand(result),), host_isa(), 2))
     CompiledKernel(kernel)([source], [result], [kernel.items // 2])
     np.testing.assert_array_equal(result, x)
 
@@ -50,7 +51,7 @@ def test_transposes(shape, rng):
     moved = np.moveaxis(x, 1, -1)
     body = body_of(lambda x: x, moved.shape)
     result = np.empty(moved.shape, np.float32)
-    kernel = elementwise.lower(body, (operand(moved),), (operand(result),), host_isa(), 2)
+    kernel = elementwise.lower(Task(body, (operand(moved),), (operand(result),), host_isa(), 2))
     CompiledKernel(kernel)([moved], [result], [kernel.items // 3])
     np.testing.assert_array_equal(result, moved)
 
@@ -61,7 +62,7 @@ def test_a_transposed_operand_beside_others(rng):
     body = body_of(lambda x, y: op.subtract(x, y), (50, 37), (50, 37))
     result = np.empty((50, 37), np.float32)
     operands = operand(x), operand(y.T)
-    kernel = elementwise.lower(body, operands, (operand(result),), host_isa(), 2)
+    kernel = elementwise.lower(Task(body, operands, (operand(result),), host_isa(), 2))
     CompiledKernel(kernel)([x, y.T], [result])
     np.testing.assert_array_equal(result, x - y.T)
 
@@ -83,18 +84,22 @@ def test_in_place(rng):
     body = body_of(lambda x: op.add(op.exponential(x), x), x.shape)
     view = operand(x)
     wanted = np.exp(x) + x
-    kernel = elementwise.lower(body, (view,), (view,), host_isa(), 2)
+    kernel = elementwise.lower(Task(body, (view,), (view,), host_isa(), 2))
     CompiledKernel(kernel)([x], [x], [1, 2])
     np.testing.assert_allclose(x, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_long_vector_splits_over_threads():
     x = operand(np.zeros(100_000, np.float32))
-    kernel = elementwise.lower(body_of(lambda x: op.negate(x), x.shape), (x,), (x,), host_isa(), 8)
+    kernel = elementwise.lower(
+        Task(body_of(lambda x: op.negate(x), x.shape), (x,), (x,), host_isa(), 8)
+    )
     assert kernel.items >= 16
 
 
 def test_an_empty_tensor_has_no_work():
     x = operand(np.zeros((3, 0), np.float32))
-    kernel = elementwise.lower(body_of(lambda x: op.negate(x), x.shape), (x,), (x,), host_isa(), 2)
+    kernel = elementwise.lower(
+        Task(body_of(lambda x: op.negate(x), x.shape), (x,), (x,), host_isa(), 2)
+    )
     assert kernel.items == 0

@@ -8,20 +8,12 @@ from kernel_check import body_of, check, layouts, random_array
 
 from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import host_isa
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import gather, movement
 from tilth.ir.graph import make_constant
 from tilth.ir.ops import op
 from tilth.ir.ops.helpers import take
 from tilth.ir.types import TensorType, bf16, bool_, f8e5m2, f32, f64, i8, i32, i64, u8, u64
-
-
-def node_kernel(lower):
-    """The kernel of a body's only node, as `check` wants it."""
-    return lambda body, *rest: lower(body.outputs[0].node, *rest)
-
-
-lower_gather = node_kernel(gather.lower_gather)
-lower_scatter = node_kernel(gather.lower_scatter)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -30,7 +22,7 @@ def test_take(axis, shape, rng):
     types = TensorType(f32, (9, 20, 33)), TensorType(i64, shape)
     body = body_of(lambda x, i: take(x, i, axis), *types)
     arrays = [random_array(rng, f32, types[0].dims), rng.integers(0, 9, shape)]
-    check(lower_gather, body, arrays)
+    check(gather.lower_gather, body, arrays)
 
 
 @settings(max_examples=15)
@@ -40,7 +32,7 @@ def test_take_of_any_layout(layout, out, index):
     types = TensorType(f32, (9, 2, 33)), TensorType(i32, (4, 5))
     body = body_of(lambda x, i: take(x, i, 0), *types)
     arrays = [random_array(rng, f32, types[0].dims), rng.integers(0, 9, (4, 5)).astype(np.int32)]
-    check(lower_gather, body, arrays, [layout, index], out)
+    check(gather.lower_gather, body, arrays, [layout, index], out)
 
 
 @pytest.mark.parametrize("dtype", [i32, i64, u64, i8], ids=str)
@@ -49,7 +41,7 @@ def test_indices_outside_are_clamped(dtype, rng):
     limits = np.iinfo(dtype.numpy)
     indices = np.array([limits.min, 3, 100, limits.max], dtype.numpy)
     body = body_of(lambda x, i: take(x, i, 0), *types)
-    check(lower_gather, body, [random_array(rng, f32, (5, 16)), indices])
+    check(gather.lower_gather, body, [random_array(rng, f32, (5, 16)), indices])
 
 
 def test_gather_of_windows_at_index_vectors(rng):
@@ -65,7 +57,11 @@ def test_gather_of_windows_at_index_vectors(rng):
         ),
         *types,
     )
-    check(lower_gather, body, [random_array(rng, f32, (8, 9, 10)), rng.integers(-2, 12, (3, 2, 4))])
+    check(
+        gather.lower_gather,
+        body,
+        [random_array(rng, f32, (8, 9, 10)), rng.integers(-2, 12, (3, 2, 4))],
+    )
 
 
 def test_gather_with_batching_axes(rng):
@@ -83,14 +79,18 @@ def test_gather_with_batching_axes(rng):
         ),
         *types,
     )
-    check(lower_gather, body, [random_array(rng, f32, (6, 4, 20)), rng.integers(0, 6, (4, 3, 1))])
+    check(
+        gather.lower_gather,
+        body,
+        [random_array(rng, f32, (6, 4, 20)), rng.integers(0, 6, (4, 3, 1))],
+    )
 
 
 @pytest.mark.parametrize("dtype", [f64, bf16, u8, bool_, f8e5m2], ids=str)
 def test_elements_of_any_dtype_are_moved(dtype, rng):
     types = TensorType(dtype, (5, 37)), TensorType(i64, (6,))
     body = body_of(lambda x, i: take(x, i, 0), *types)
-    check(lower_gather, body, [random_array(rng, dtype, (5, 37)), rng.integers(0, 5, (6,))])
+    check(gather.lower_gather, body, [random_array(rng, dtype, (5, 37)), rng.integers(0, 5, (6,))])
 
 
 @pytest.mark.parametrize("kind", ["assign", "add", "multiply", "max", "min"])
@@ -108,7 +108,7 @@ def test_scatter_rows(kind, rng):
         *types,
     )
     x, u = random_array(rng, f32, (6, 11)), random_array(rng, f32, (9, 11))
-    check(lower_scatter, body, [x, rng.integers(-2, 8, (9, 1)), u], result_layout="pitched")
+    check(gather.lower_scatter, body, [x, rng.integers(-2, 8, (9, 1)), u], result_layout="pitched")
 
 
 def test_scatter_leaves_out_what_falls_outside(rng):
@@ -124,7 +124,7 @@ def test_scatter_leaves_out_what_falls_outside(rng):
         *types,
     )
     x, u = random_array(rng, f32, (6, 11)), random_array(rng, f32, (3, 4, 5))
-    check(lower_scatter, body, [x, rng.integers(-3, 11, (4, 2)), u])
+    check(gather.lower_scatter, body, [x, rng.integers(-3, 11, (4, 2)), u])
 
 
 @settings(max_examples=20)
@@ -138,7 +138,7 @@ def test_any_pad(layout, out, data):
     body = body_of(lambda x, v: op.pad(x, v, **attrs), *types)
     rng = np.random.default_rng(0)
     arrays = [random_array(rng, f32, (4, 5, 17)), np.array(2.5, np.float32)]
-    check(node_kernel(movement.lower_pad), body, arrays, [layout, "dense"], out)
+    check(movement.lower_pad, body, arrays, [layout, "dense"], out)
 
 
 @pytest.mark.parametrize("dtype", [f32, bf16, bool_], ids=str)
@@ -151,12 +151,9 @@ def test_pad_halo_fills_only_the_border(dtype, rng):
         TensorType(dtype, x.shape),
     )
 
-    def lower(body, operands, results, isa, threads):
-        return movement.lower_pad_halo(body.outputs[0].node, (), results, isa, threads)
-
     result = np.full((2, 9, 8, 7), 7, np.uint8).astype(dtype.numpy)
     result[:, 1:6, 2:8] = x
-    kernel = lower(body, (), (operand(result),), host_isa(), 2)
+    kernel = movement.lower_pad_halo(Task(body, (), (operand(result),), host_isa(), 2))
     CompiledKernel(kernel)([], [result], [kernel.items // 2])
     expected = np.pad(x, [*zip(low, high, strict=True)], constant_values=dtype.numpy.type(1))
     np.testing.assert_array_equal(result.view(np.uint8), expected.view(np.uint8))
@@ -168,7 +165,7 @@ def test_dynamic_slices(start, rng):
     starts = [np.array(s, np.int64) for s in start]
     types = [TensorType(f32, (9, 30)), *[TensorType(i64, ())] * 2]
     body = body_of(lambda x, a, b: op.dynamic_slice(x, a, b, sizes=(3, 17)), *types)
-    check(node_kernel(movement.lower_dynamic_slice), body, [x, *starts], result_layout="pitched")
+    check(movement.lower_dynamic_slice, body, [x, *starts], result_layout="pitched")
     types.insert(1, TensorType(f32, (3, 17)))
     body = body_of(lambda x, u, a, b: op.dynamic_update_slice(x, u, a, b), *types)
-    check(node_kernel(movement.lower_dynamic_update_slice), body, [x, update, *starts])
+    check(movement.lower_dynamic_update_slice, body, [x, update, *starts])

@@ -28,14 +28,10 @@ def arrays_of(body, rng):
         yield (rng.standard_normal(value.shape) * scale).astype(value.tensor.dtype.numpy)
 
 
-def kernel_of(lower):
-    return lambda body, *rest: lower(body.outputs[0].node, *rest)
-
-
 def run(build, lower, rng, *sizes, dtype=f32, layout=(), out="dense", constants=(1,), **attrs):
     body = build(*sizes, dtype=dtype, **attrs)
     arrays = list(arrays_of(body, rng))
-    check(kernel_of(lower), body, arrays, layout, out, constants=constants)
+    check(lower, body, arrays, layout, out, constants=constants)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

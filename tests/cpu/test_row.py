@@ -8,6 +8,7 @@ from kernel_check import body_of, check, layouts, random_array
 
 from tilth.cpu.harness import operand
 from tilth.cpu.isa import ISAS, host_isa
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import row
 from tilth.ir.ops import op
 from tilth.ir.ops.helpers import mean, reduce_keepdims
@@ -104,9 +105,9 @@ def test_one_long_row(rng):
 
 def test_short_rows_do_not_touch_scratch():
     x = operand(np.zeros((64, 128), np.float32))
-    assert row.lower(body_of(softmax, x.shape), (x,), (x,), ISAS["avx512"], 2).scratch == 0
+    assert row.lower(Task(body_of(softmax, x.shape), (x,), (x,), ISAS["avx512"], 2)).scratch == 0
 
 
 def test_rows_split_over_threads():
     x = operand(np.zeros((12 * 128, 128), np.float32))
-    assert row.lower(body_of(softmax, x.shape), (x,), (x,), host_isa(), 4).items >= 16
+    assert row.lower(Task(body_of(softmax, x.shape), (x,), (x,), host_isa(), 4)).items >= 16

@@ -7,6 +7,7 @@ from program_check import check_program
 
 from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import ISAS, host_isa
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import elementwise
 from tilth.ir.interpreter import interpret
 from tilth.ir.ops import op
@@ -35,7 +36,7 @@ def same_bits(build, *arrays, isa=None):
     (expected,) = interpret(body, arrays)
     result = np.empty_like(expected)
     isa = isa or host_isa()
-    kernel = elementwise.lower(body, tuple(map(operand, arrays)), (operand(result),), isa, 2)
+    kernel = elementwise.lower(Task(body, tuple(map(operand, arrays)), (operand(result),), isa, 2))
     CompiledKernel(kernel, isa)(arrays, [result])
     if dtype_of(result.dtype).is_float:
         both_nan = np.isnan(result.astype(np.float32)) & np.isnan(expected.astype(np.float32))

@@ -14,6 +14,7 @@ from kernel_check import body_of, check, layouts
 from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import ISAS, host_isa
 from tilth.cpu.jit import compile_assembly, new_module
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import split_bf16, split_bf16_pack, split_bf16_plan
 from tilth.cpu.kernels.contraction_form import canonicalise
 from tilth.ir.errors import CompileError
@@ -51,11 +52,11 @@ def arrays(seed, *shapes):
 def checked(build, inputs, layout=(), out="dense", constants=(1,), **changes):
     """Compare the kernel with the interpreter, whole and cut into ranges of items."""
 
-    def lower(body, operands, results, isa, threads):
-        form = canonicalise(body, operands, results)
-        constant = operands[form.rhs].constant is not None
-        plan = replace(split_bf16_plan.choose(form, constant, isa, threads), **changes)
-        return split_bf16.lower(body, operands, results, isa, threads, plan)
+    def lower(task):
+        form = canonicalise(task)
+        known = task.is_constant(form.rhs)
+        plan, *_ = split_bf16_plan.ranked(form, known, task.isa, task.threads)
+        return split_bf16.lower(task, replace(plan, **changes))
 
     check(
         *(lower, body_of(build, *(a.shape for a in inputs)), inputs, layout, out, TOLERANCE),
@@ -145,7 +146,7 @@ def test_error_against_float64(depth, usual):
     x, y = arrays(2, (64, depth), (depth, 64))
     result, body = np.empty((64, 64), np.float32), body_of(dot, x.shape, y.shape)
     operands = operand(x), operand(y, constant=True)
-    CompiledKernel(split_bf16.lower(body, operands, (operand(result),), host_isa(), 1))(
+    CompiledKernel(split_bf16.lower(Task(body, operands, (operand(result),), host_isa(), 1)))(
         [x, y], [result]
     )
     x, y = x.astype(np.float64), y.astype(np.float64)
@@ -161,7 +162,7 @@ def test_what_is_not_finite_stays_so(bits):
     x[3, 5] = y[7, 9] = np.array([bits], np.uint32).view(np.float32)[0]
     result, body = np.zeros((20, 40), np.float32), body_of(dot, x.shape, y.shape)
     operands = operand(x), operand(y, constant=True)
-    CompiledKernel(split_bf16.lower(body, operands, (operand(result),), host_isa(), 1))(
+    CompiledKernel(split_bf16.lower(Task(body, operands, (operand(result),), host_isa(), 1)))(
         [x, y], [result]
     )
     touched = np.zeros((20, 40), bool)
@@ -180,12 +181,10 @@ def test_two_parts_hold_a_number_to_sixteen_bits():
 
 def test_positions_between_the_rows_of_an_image_are_few():
     x, w = arrays(0, (1, 30, 30, 64), (3, 3, 64, 64))
-    form = canonicalise(
-        body_of(convolution, x.shape, w.shape),
-        (operand(x), operand(w, constant=True)),
-        (operand(np.zeros((1, 28, 28, 64), np.float32)),),
-    )
-    problem = split_bf16_plan.problem_of(form)
+    operands = operand(x), operand(w, constant=True)
+    results = (operand(np.zeros((1, 28, 28, 64), np.float32)),)
+    task = Task(body_of(convolution, x.shape, w.shape), operands, results, TILES, 1)
+    problem = split_bf16_plan.problem_of(canonicalise(task))
     assert problem.on_grid
     assert (problem.wanted, problem.rows, problem.halo) == (784, 27 * 30 + 28, 2 * 30 + 2)
 
@@ -193,7 +192,9 @@ def test_positions_between_the_rows_of_an_image_are_few():
 def test_products_are_instructions_of_the_matrix_unit():
     x, y = arrays(0, (64, 64), (64, 64))
     body, results = body_of(dot, x.shape, y.shape), (operand(np.zeros((64, 64), np.float32)),)
-    kernel = split_bf16.lower(body, (operand(x), operand(y, constant=True)), results, TILES, 1)
+    kernel = split_bf16.lower(
+        Task(body, (operand(x), operand(y, constant=True)), results, TILES, 1)
+    )
     module = new_module(TILES, "test")
     kernel.emit(module, TILES, "kernel")
     assembly = compile_assembly(module, TILES)
@@ -210,12 +211,12 @@ def test_pays_where_rows_fill_tiles(rows, expected):
     operands = operand(x), operand(y, constant=True)
     results = (operand(np.zeros((rows, 512), np.float32)),)
     body = body_of(dot, x.shape, y.shape)
-    assert split_bf16.pays(body, operands, results, TILES, 2) == expected
-    assert not split_bf16.pays(body, operands, results, ISAS["avx512"], 2)
+    assert split_bf16.pays(Task(body, operands, results, TILES, 2)) == expected
+    assert not split_bf16.pays(Task(body, operands, results, ISAS["avx512"], 2))
 
 
 def test_other_types_are_refused():
     x = np.zeros((32, 32))
     body = body_of(dot, TensorType(f64, (32, 32)), TensorType(f64, (32, 32)))
     with pytest.raises(CompileError, match="f32"):
-        split_bf16.lower(body, (operand(x), operand(x)), (operand(x),), TILES, 1)
+        split_bf16.lower(Task(body, (operand(x), operand(x)), (operand(x),), TILES, 1))

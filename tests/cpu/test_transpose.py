@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from kernel_check import BOTH_ISAS, body_of, check, layouts, random_array
 
 from tilth.cpu.harness import CompiledKernel, operand
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import elementwise
 from tilth.ir.ops import op
 from tilth.ir.types import DTYPES, TensorType, f32, u8
@@ -18,7 +19,7 @@ def copied(source, out=None):
     """A copy of an array by a kernel on all ISAs, and what the last kernel says of itself."""
     for isa in BOTH_ISAS:
         result = np.empty(source.shape, source.dtype) if out is None else out
-        kernel = elementwise.lower(COPY, (operand(source),), (operand(result),), isa, 2)
+        kernel = elementwise.lower(Task(COPY, (operand(source),), (operand(result),), isa, 2))
         CompiledKernel(kernel, isa)([source], [result], [kernel.items // 3, kernel.items // 2])
         np.testing.assert_array_equal(result, source)
     return kernel.algorithm

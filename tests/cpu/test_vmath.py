@@ -7,7 +7,7 @@ import pytest
 
 from tilth.cpu.harness import CompiledKernel
 from tilth.cpu.isa import ISAS, host_isa
-from tilth.cpu.kernel import dense
+from tilth.cpu.kernel import Task, dense
 from tilth.cpu.kernels import elementwise
 from tilth.ir.graph import Graph, make_input
 from tilth.ir.ops import op
@@ -30,7 +30,7 @@ def run(name: str, x: np.ndarray, isa=None) -> np.ndarray:
     body = Graph((value,), (getattr(op, name)(value),))
     operand = dense(TensorType(f32, x.shape))
     isa = isa or host_isa()
-    kernel = elementwise.lower(body, (operand,), (operand,), isa, 1)
+    kernel = elementwise.lower(Task(body, (operand,), (operand,), isa, 1))
     result = np.empty_like(x)
     CompiledKernel(kernel, isa)([x], [result])
     return result

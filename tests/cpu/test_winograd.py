@@ -12,8 +12,8 @@ from kernel_check import body_of, check, layouts
 from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import ISAS, host_isa
 from tilth.cpu.jit import compile_assembly, new_module
+from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import winograd, winograd_plan
-from tilth.cpu.kernels.contraction_form import as_written
 from tilth.cpu.kernels.winograd_transform import F2, F4, Transform
 from tilth.ir.errors import CompileError
 from tilth.ir.ops import op
@@ -50,10 +50,10 @@ def arrays(seed, *shapes):
 def with_transform(transform, **changes):
     """`lower` with a plan for this transform."""
 
-    def lower(body, operands, results, isa, threads):
-        problem = winograd.problem_of(as_written(body, operands, results), isa)
-        plan = winograd_plan.choose(problem, isa, threads, [transform])
-        return winograd.lower(body, operands, results, isa, threads, replace(plan, **changes))
+    def lower(task):
+        problem = winograd.problem_of(task)
+        plan, *_ = winograd_plan.ranked(problem, task.isa, task.threads, [transform])
+        return winograd.lower(task, replace(plan, **changes))
 
     return lower
 
@@ -110,7 +110,7 @@ def test_result_in_place_of_a_residual_operand():
     body = body_of(residual, x.shape, w.shape, b.shape, y.shape)
     operands = (operand(x), operand(w, constant=True), operand(b), operand(y))
     apart, in_place = np.empty_like(y), y.copy()
-    kernel = winograd.lower(body, operands, (operand(apart),), host_isa(), 1)
+    kernel = winograd.lower(Task(body, operands, (operand(apart),), host_isa(), 1))
     CompiledKernel(kernel)([x, w, b, y], [apart])
     CompiledKernel(kernel)([x, w, b, in_place], [in_place])
     np.testing.assert_array_equal(in_place, apart)
@@ -166,9 +166,10 @@ def test_other_convolutions_are_refused(window, dtype, attrs):
     body = body_of(lambda x, w: convolution(x, w, **attrs), *types)
     operands = operand(x), operand(w, constant=True)
     results = (operand(np.zeros(body.outputs[0].shape, x.dtype)),)
-    assert not winograd.pays(body, operands, results, host_isa(), 1)
+    task = Task(body, operands, results, host_isa(), 1)
+    assert not winograd.pays(task)
     with pytest.raises(CompileError):
-        winograd.lower(body, operands, results, host_isa(), 1)
+        winograd.lower(task)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -183,14 +184,14 @@ def test_pays_where_products_outweigh_weights(size, channels, expected, threads)
     results = (operand(np.zeros((1, size, size, channels), np.float32)),)
     operands = operand(x), operand(w, constant=True)
     for isa in (ISAS["avx2"], ISAS["avx512"]):
-        assert winograd.pays(body, operands, results, isa, threads) == expected
+        assert winograd.pays(Task(body, operands, results, isa, threads)) == expected
 
 
 def test_weights_must_be_constant():
     x, w = arrays(0, (1, 8, 8, 16), (3, 3, 16, 16))
     body, results = body_of(convolution, x.shape, w.shape), (operand(x[:, :6, :6]),)
     with pytest.raises(CompileError, match="constant"):
-        winograd.lower(body, (operand(x), operand(w)), results, host_isa(), 1)
+        winograd.lower(Task(body, (operand(x), operand(w)), results, host_isa(), 1))
 
 
 @pytest.mark.parametrize("name", ["avx2", "avx512", "neon"])
@@ -201,7 +202,7 @@ def test_products_are_vector_fmas(name):
         body_of(convolution, x.shape, w.shape),
         (operand(np.zeros((1, 16, 16, 64), "f")),),
     )
-    kernel = winograd.lower(body, (operand(x), operand(w, constant=True)), results, isa, 1)
+    kernel = winograd.lower(Task(body, (operand(x), operand(w, constant=True)), results, isa, 1))
     module = new_module(isa, "test")
     kernel.emit(module, isa, "kernel")
     text = compile_assembly(module, isa)

@@ -8,7 +8,7 @@ and threads, so it is asked here and not in the passes that all targets share.
 from __future__ import annotations
 
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import dense
+from tilth.cpu.kernel import Task, dense
 from tilth.cpu.kernels import contraction_plan, split_bf16, split_bf16_plan
 from tilth.cpu.kernels.chain import Chain
 from tilth.cpu.kernels.contraction_form import canonicalise
@@ -66,11 +66,11 @@ def _fastest(member: Node, isa: Isa, threads: int) -> float:
     """The time that a contraction takes by itself, as a share of that of the direct algorithm."""
     operands = tuple(dense(v.tensor, constant_of(v)) for v in member.inputs)
     results = (dense(member.outputs[0].tensor),)
-    parts = (member.attrs["body"], operands, results, isa, threads)
-    if not split_bf16.pays(*parts):
+    task = Task(member.attrs["body"], operands, results, isa, threads)
+    if not split_bf16.pays(task):
         return 1.0
-    shape = contraction_plan.shape_of(canonicalise(*parts[:3]), isa)
-    fast = split_bf16_plan.cycles(split_bf16.plans(*parts)[0], isa, threads)
+    shape = contraction_plan.shape_of(canonicalise(task), isa)
+    fast = split_bf16_plan.cycles(split_bf16.plans(task)[0], isa, threads)
     return fast / contraction_plan.cycles(shape, isa, threads)
 
 

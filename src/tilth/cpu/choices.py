@@ -7,11 +7,10 @@ first one, from shapes and cache sizes alone; a tuner times some of the others, 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Any, Protocol
 
-from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels import (
     contraction,
     contraction_plan,
@@ -20,54 +19,59 @@ from tilth.cpu.kernels import (
     winograd,
     winograd_plan,
 )
-from tilth.ir.graph import Graph
 
 Choice = contraction_plan.Plan | winograd_plan.Plan | split_bf16_plan.Plan
 MOST = 30  # candidates
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A contraction to be lowered. `exact`: in the one way that rounds least."""
+class Algorithm(Protocol):
+    """A module of `kernels` that computes contractions in its own way."""
 
-    body: Graph
-    operands: tuple[Operand, ...]
-    results: tuple[Operand, ...]
-    isa: Isa
-    threads: int
-    exact: bool = False
+    def pays(self, task: Task, /) -> bool:
+        """Can it compute this one, and is it expected to be faster than those after it?"""
 
-    def lower(self, choice: Choice | None = None) -> Kernel:
-        """The kernel for one of the `candidates`, or the first of them. Raises CompileError."""
-        parts = (self.body, self.operands, self.results, self.isa, self.threads)
-        if choice is None and self.exact:
-            return contraction.lower_exact(*parts)
-        if choice is None:
-            for fast in (split_bf16, winograd):
-                if fast.pays(*parts):
-                    return fast.lower(*parts)
-            return contraction.lower(*parts)
-        if isinstance(choice, split_bf16_plan.Plan):
-            return split_bf16.lower(*parts, choice)
-        if isinstance(choice, winograd_plan.Plan):
-            return winograd.lower(*parts, choice)
-        return contraction.lower(*parts, choice)
+    def plans(self, task: Task, /) -> list[Any]:
+        """Plans that `lower` may be given, the one it would choose first; none if it cannot."""
+
+    def lower(self, task: Task, plan: Any = None, /) -> Kernel:
+        """The kernel, by its best plan or by this one. Raises CompileError."""
 
 
-Lower = Callable[[Task], Kernel]
+_ALGORITHMS: dict[type, Algorithm] = {  # by their plans; the first that pays is taken
+    split_bf16_plan.Plan: split_bf16,
+    winograd_plan.Plan: winograd,
+    contraction_plan.Plan: contraction,
+}
+
+
+def lower(task: Task, choice: Choice | None = None) -> Kernel:
+    """The kernel for one of the `candidates`, or the first of them. Raises CompileError."""
+    if choice is not None:
+        return _ALGORITHMS[type(choice)].lower(task, choice)
+    if task.exact:
+        return contraction.lower_exact(task)
+    return next(_ranked(task)).lower(task)
 
 
 def candidates(task: Task) -> list[Choice]:
-    """Ways to compute it, at most `MOST`; the first is what `task.lower()` takes.
+    """Ways to compute it, at most `MOST`; the first is what `lower(task)` takes.
 
     None for an exact task, and for one without results: there is nothing to choose.
     """
     if task.exact or not task.results[0].size:
         return []
-    parts = (task.body, task.operands, task.results, task.isa, task.threads)
-    kinds = [k for k in (split_bf16, winograd) if k.pays(*parts)]
-    kinds += [k for k in (contraction, split_bf16, winograd) if k not in kinds]
-    found: list[list[Choice]] = [list(plans) for k in kinds if (plans := k.plans(*parts))]
+    found: list[list[Choice]] = [plans for a in _ranked(task) if (plans := a.plans(task))]
     share = MOST // len(found)
     best, others = [plans[0] for plans in found], [plans[1:share] for plans in found]
     return [*best, *itertools.chain(*others)]
+
+
+def _ranked(task: Task) -> Iterator[Algorithm]:
+    """The algorithms that pay, then the others."""
+    beaten = []
+    for algorithm in _ALGORITHMS.values():
+        if algorithm.pays(task):
+            yield algorithm
+        else:
+            beaten.append(algorithm)
+    yield from beaten

@@ -1,4 +1,4 @@
-"""What a kernel family gives the code generator: a `Kernel`, and how its operands are described.
+"""What a kernel family is given, a `Task`, and what it gives the code generator: a `Kernel`.
 
 All kernels share one calling convention::
 
@@ -14,12 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, TypeVar
 
 import llvmlite.ir as ll
 import numpy as np
 
 from tilth.cpu.isa import Isa
+from tilth.ir.graph import Graph, Node
 from tilth.ir.types import DType, Shape, TensorType
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,56 @@ def row_major(shape: Shape) -> Shape:
 def dense(type_: TensorType, constant: np.ndarray | None = None) -> Operand:
     """A contiguous operand of this type."""
     return Operand(type_.dtype, type_.dims, row_major(type_.dims), constant)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Something to be lowered: a computation, where its operands and results lie, the machine.
+
+    `body` is that of a fusion, or the graph of a single node. The work items should be enough for
+    `threads`. `exact`: contractions in the one way that rounds least.
+    """
+
+    body: Graph
+    operands: tuple[Operand, ...]
+    results: tuple[Operand, ...]
+    isa: Isa
+    threads: int
+    exact: bool = False
+    _derived: dict[Callable[[Task], Any], Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def node(self) -> Node:
+        """The single node."""
+        return self.body.outputs[0].node
+
+    @property
+    def views(self) -> tuple[Operand, ...]:
+        """What the kernel's pointers point at."""
+        return (*self.operands, *self.results)
+
+    @property
+    def layouts(self) -> Hashable:
+        """Of all views, for kernel keys."""
+        return tuple(view.layout for view in self.views)
+
+    def is_constant(self, operand: int) -> bool:
+        """Are the values of the operand at this position known?"""
+        return self.operands[operand].constant is not None
+
+
+def once(derive: Callable[[Task], T]) -> Callable[[Task], T]:
+    """What `derive` finds in a task, found at the first call: algorithms ask the same questions."""
+
+    @wraps(derive)
+    def derived(task: Task) -> T:
+        known = task._derived
+        if derive not in known:
+            known[derive] = derive(task)
+        result: T = known[derive]
+        return result
+
+    return derived
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +156,6 @@ class Kernel:
     scratch: int = 0
     algorithm: str = ""
     packed: Mapping[int, Packed] = field(default_factory=dict)
+
+
+Lower = Callable[[Task], Kernel]

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilth.cpu import control, kernels
+from tilth.cpu import choices, control, kernels
 from tilth.cpu.chains import join_chains
-from tilth.cpu.choices import Lower, Task
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand, Packed
+from tilth.cpu.kernel import Lower, Packed, Task
 from tilth.cpu.steps import Item, Step
 from tilth.cpu.view import Buffer, View, behind, dense_view, through
 from tilth.ir.graph import Graph, Node, Value, make_input
@@ -24,7 +23,7 @@ VIEW_OPS = frozenset({"reshape", "transpose", "slice", "reverse", "broadcast_in_
 
 
 def plan(
-    graph: Graph, isa: Isa, threads: int, exact: bool = False, lower: Lower = Task.lower
+    graph: Graph, isa: Isa, threads: int, exact: bool = False, lower: Lower = choices.lower
 ) -> list[Item]:
     """What computes `graph`, in order. Raises CompileError.
 
@@ -150,21 +149,10 @@ class Planner:
         self.views.update(zip(node.outputs, writes, strict=True))
         if node.op == "fusion":
             kind = node.attrs["kind"]
-            lower = self._lower_contraction if kind == "contraction" else kernels.FUSION_KINDS[kind]
+            lower = self.lower if kind == "contraction" else kernels.FUSION_KINDS[kind]
             self._step(node, lower, reads, writes, body=node.attrs["body"])
         else:
             self._step(node, kernels.OPS[node.op], reads, writes)
-
-    def _lower_contraction(
-        self,
-        body: Graph,
-        operands: tuple[Operand, ...],
-        results: tuple[Operand, ...],
-        isa: Isa,
-        threads: int,
-    ) -> Kernel:
-        """By the algorithm and plan that is chosen for it."""
-        return self.lower(Task(body, operands, results, isa, threads, self.exact))
 
     def copy(self, source: View, target: View, node: Node) -> None:
         x = make_input(node.types[0], "x")
@@ -174,14 +162,14 @@ class Planner:
     def _step(
         self,
         node: Node,
-        lower: kernels.Lower,
+        lower: Lower,
         reads: Sequence[View],
         writes: Sequence[View],
         body: Graph | None = None,
     ) -> None:
-        operands: tuple[Operand, ...] = tuple(v.operand for v in reads)
-        results = tuple(v.operand for v in writes)
-        kernel = lower(body or node, operands, results, self.isa, self.threads)
+        body = body or Graph(node.inputs, node.outputs)
+        operands, results = (tuple(v.operand for v in views) for views in (reads, writes))
+        kernel = lower(Task(body, operands, results, self.isa, self.threads, self.exact))
         packed = tuple(
             _packed(kernel.packed[i]) if i in kernel.packed else view
             for i, view in enumerate(reads)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tilth.cpu.choices import Choice, Task, candidates
+from tilth.cpu.choices import Choice, candidates, lower
 from tilth.cpu.jit import compile_object
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels import elementwise
 from tilth.cpu.memory import aligned_bytes, assign
 from tilth.cpu.program import emit_program, scratch_bytes
@@ -46,21 +46,21 @@ class Tuner:
     cache: Cache | None = None
 
     def __call__(self, task: Task) -> Kernel:
-        """A `choices.Lower`. Raises CompileError."""
-        estimated, found = task.lower(), candidates(task)[:TIMED]
+        """A `Lower`. Raises CompileError."""
+        estimated, found = lower(task), candidates(task)[:TIMED]
         if not found:
             return estimated
         key = cache_key(tuned=repr(estimated.key), isa=repr(task.isa), threads=task.threads)
         known = self.cache.load(key) if self.cache else None
         if known is not None:
-            return task.lower(found[known["choice"]])
+            return lower(task, found[known["choice"]])
         seconds = measure(task, found)
         best = seconds.index(min(seconds))
         if seconds[best] > WORTH * seconds[0]:  # no more than noise
             best = 0
         if self.cache:
             self.cache.store(key, {"choice": best, "seconds": seconds})
-        return task.lower(found[best])
+        return lower(task, found[best])
 
 
 def measure(task: Task, choices: Sequence[Choice]) -> list[float]:
@@ -85,7 +85,7 @@ class Trial:
     """
 
     def __init__(self, task: Task, choice: Choice | None = None):
-        self.kernel = task.lower(choice)
+        self.kernel = lower(task, choice)
         views = (*task.operands, *task.results)
         packed = [self.kernel.packed.get(i) for i in range(len(views))]
         sizes = [p.nbytes if p else _span(v) for v, p in zip(views, packed, strict=True)]
@@ -143,8 +143,8 @@ def _written(view: View, task: Task) -> Step:
     """The step in which the threads write again what a view sees, each its part."""
     x = make_input(TensorType(view.dtype, view.shape), "x")
     operands = (replace(view.operand, constant=None),)
-    kernel = elementwise.lower(Graph((x,), (x,)), operands, operands, task.isa, task.threads)
-    return Step(kernel, (view,), (view,), _NODE)
+    copy = Task(Graph((x,), (x,)), operands, operands, task.isa, task.threads)
+    return Step(elementwise.lower(copy), (view,), (view,), _NODE)
 
 
 def _reach(view: Operand) -> tuple[int, int]:

@@ -6,10 +6,8 @@ has no kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tilth.cpu.expression import is_elementwise, unsupported_dtype
-from tilth.cpu.kernel import Kernel
+from tilth.cpu.kernel import Lower
 from tilth.cpu.kernels import (
     arg_reduce,
     chain,
@@ -31,9 +29,7 @@ from tilth.ir.errors import CompileError
 from tilth.ir.graph import Node
 from tilth.ir.types import TensorType
 
-__all__ = ["COMPOSITES", "FUSION_KINDS", "OPS", "Lower", "lower_pad_halo", "unsupported"]
-
-Lower = Callable[..., Kernel]
+__all__ = ["COMPOSITES", "FUSION_KINDS", "OPS", "lower_pad_halo", "unsupported"]
 
 FUSION_KINDS: dict[str, Lower] = {
     "elementwise": elementwise.lower,

@@ -14,28 +14,21 @@ import llvmlite.ir as ll
 from tilth.cpu.access import address, load
 from tilth.cpu.emit import I32, I64, Emitter, Val, vector, width
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels.lines import Limit, Lines, lines_of
 from tilth.cpu.kernels.ranking import rank, rank_bits
 from tilth.cpu.kernels.space import kernel_emitter, require_dtypes, touched_bytes
-from tilth.ir.graph import Node
 from tilth.ir.types import DType
 
 
-def lower(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower(task: Task) -> Kernel:
     """A kernel for `arg_reduce`."""
-    require_dtypes((*operands, *results))
-    [x], [view], axis = operands, results, node.attrs["axis"]
+    require_dtypes(task.views)
+    (x, view), attrs = task.views, task.node.attrs
+    axis, kind, last = attrs["axis"], attrs["kind"], attrs["last"]
     length, dtype = x.shape[axis], x.dtype
-    lines = lines_of((x, _with_axis(view, axis)), axis, length, threads)
+    lines = lines_of((x, _with_axis(view, axis)), axis, length, task.threads)
     bits = rank_bits(dtype, length)
-    kind, last = node.attrs["kind"], node.attrs["last"]
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, 2)
@@ -55,7 +48,7 @@ def lower(
         emit=emit,
         items=lines.cut.items,
         flops=x.size,
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(task.views),
         algorithm="lanes are lines" if lines.across else "line by line",
     )
 

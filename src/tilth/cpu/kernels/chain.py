@@ -20,7 +20,7 @@ import llvmlite.ir as ll
 from tilth.cpu.access import register_type, store
 from tilth.cpu.emit import I64, Val
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels import contraction, window
 from tilth.cpu.kernels.packing import copy_run
 from tilth.cpu.kernels.space import decode, kernel_emitter, touched_bytes, vector_loop
@@ -132,34 +132,28 @@ def chain_of(body: Graph) -> Chain:
     return Chain(given, pad, middle, last if last is not middle else None)
 
 
-def lower(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower(task: Task) -> Kernel:
     """A kernel for a fusion of kind `chain`.
 
     Raises CompileError for other dtypes than f32 and for members that cannot be computed row by
     row.
     """
-    chain = chain_of(body)
-    if {o.dtype for o in (*operands, *results)} != {f32}:
+    body, chain = task.body, chain_of(task.body)
+    if {view.dtype for view in task.views} != {f32}:
         raise CompileError("chains are computed in f32; leave other fusions as they are")
-    seen = dict(zip(body.inputs, operands, strict=True)) | {body.outputs[0]: results[0]}
+    seen = dict(zip((*body.inputs, *body.outputs), task.views, strict=True))
     seen |= {value: operand for value, (operand, _) in chain.intermediates.items()}
     kernels, packed = [], {}
     for member in chain.members:
-        rows = window.lower_rows if member is chain.window else contraction.lower_rows
-        given = tuple(seen[v] for v in member.inputs)
-        kernel = rows(member.attrs["body"], given, (seen[member.outputs[0]],), isa)
+        lower_rows = window.lower_rows if member is chain.window else contraction.lower_rows
+        operands, results = (tuple(seen[v] for v in vs) for vs in (member.inputs, member.outputs))
+        kernel = lower_rows(Task(member.attrs["body"], operands, results, task.isa, threads=1))
         if kernel.items != math.prod(member.outputs[0].shape[:2]):
             raise CompileError(f"{member!r} cannot be computed row by row, so not in a chain")
         kernels.append(kernel)
         for position, weights in kernel.packed.items():
             packed[body.inputs.index(member.inputs[position])] = weights
-    strips = chain.strips(isa, threads)
+    strips = chain.strips(task.isa, task.threads)
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         return _Strips(module, isa, name, chain, body, kernels, strips).emit()
@@ -170,7 +164,7 @@ def lower(
         emit=emit,
         items=chain.batch * strips,
         flops=sum(k.flops for k in kernels),
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(task.views),
         scratch=chain.nbytes(-(-chain.height // strips)) + max(k.scratch for k in kernels),
         algorithm=f"{strips} strips: " + ", ".join(k.name for k in kernels),
         packed=packed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import llvmlite.ir as ll
 
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels import contraction_bytes, contraction_emit, contraction_plan
 from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_geometry import Geometry
@@ -17,35 +17,26 @@ from tilth.cpu.kernels.contraction_plan import Plan, Shape
 from tilth.cpu.kernels.packing import packed_panels
 from tilth.cpu.kernels.space import body_key, kernel_emitter, require_dtypes, touched_bytes
 from tilth.ir.cost import graph_flops
-from tilth.ir.graph import Graph
 
 _EXACT_DEPTH = 128  # products added up in one go, as in ONNX Runtime's convolutions
 
 
-def lower(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-    plan: Plan | None = None,
-) -> Kernel:
+def lower(task: Task, plan: Plan | None = None) -> Kernel:
     """A kernel for a fusion of kind `contraction`; `plan` overrides the choice.
 
     Raises CompileError for dtypes without a machine type and convolutions that are not
     channels-last with explicit padding.
     """
-    require_dtypes((*operands, *results))
-    if results[0].size == 0:
-        return _nothing(len(operands) + 1)
-    form = contraction_bytes.canonicalise(body, operands, results, isa)
-    shape = contraction_plan.shape_of(form, isa)
-    constant = operands[form.rhs].constant is not None
-    plan = plan or contraction_plan.choose(shape, constant, isa, threads)
-    geometry = Geometry(shape, plan, contraction_bytes.views(form, operands), results[0])
+    require_dtypes(task.views)
+    if task.results[0].size == 0:
+        return _nothing(len(task.views))
+    shape, constant = _problem(task)
+    form, operands = shape.form, task.operands
+    plan = plan or contraction_plan.choose(shape, constant, task.isa, task.threads)
+    geometry = Geometry(shape, plan, contraction_bytes.views(form, operands), task.results[0])
     packed = {}
     if plan.rhs == "packed":
-        plain = Shape(canonicalise(body, operands, results), shape.lanes)
+        plain = Shape(canonicalise(task), shape.lanes)
         moving = [loop for loop in plain.outer if loop.strides[RHS]]
         packed[form.rhs] = packed_panels(
             operands[form.rhs],
@@ -62,57 +53,47 @@ def lower(
 
     return Kernel(
         name=form.hero.op,
-        key=("contraction", body_key(body), tuple(o.layout for o in (*operands, *results)), plan),
+        key=("contraction", body_key(task.body), task.layouts, plan),
         emit=emit,
         items=geometry.items,
-        flops=graph_flops(body),
-        bytes=touched_bytes((*operands, *results)),
+        flops=graph_flops(task.body),
+        bytes=touched_bytes(task.views),
         scratch=geometry.scratch,
         algorithm=_describe(shape, geometry),
         packed=packed,
     )
 
 
-def lower_exact(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_exact(task: Task) -> Kernel:
     """As `lower`, a little slower, with rounding errors that hardly grow with the depth."""
-    form = contraction_bytes.canonicalise(body, operands, results, isa)
-    if results[0].size == 0 or not form.accumulator.is_float:
-        return lower(body, operands, results, isa, threads)
-    constant = operands[form.rhs].constant is not None
-    shape = contraction_plan.shape_of(form, isa)
-    plan = contraction_plan.choose(shape, constant, isa, threads, _EXACT_DEPTH)
-    return lower(body, operands, results, isa, threads, plan)
+    shape, constant = _problem(task)
+    if task.results[0].size == 0 or not shape.form.accumulator.is_float:
+        return lower(task)
+    plan = contraction_plan.choose(shape, constant, task.isa, task.threads, _EXACT_DEPTH)
+    return lower(task, plan)
 
 
-def lower_rows(
-    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
-) -> Kernel:
+def lower_rows(task: Task) -> Kernel:
     """As `lower`, with the result's rows (batch x height) as work items, where these are loops of
     their own: rows longer than a pixel, with a gap behind them in some operand."""
-    form = contraction_bytes.canonicalise(body, operands, results, isa)
-    shape = contraction_plan.shape_of(form, isa)
-    constant = operands[form.rhs].constant is not None
-    plan = contraction_plan.by_rows(shape, constant, isa)
-    return lower(body, operands, results, isa, 1, plan)
+    shape, constant = _problem(task)
+    return lower(task, contraction_plan.by_rows(shape, constant, task.isa))
 
 
-def plans(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> list[Plan]:
+def pays(task: Task) -> bool:
+    """It computes whatever the other algorithms do not."""
+    return True
+
+
+def plans(task: Task) -> list[Plan]:
     """Plans that `lower` may be given, the one it would choose first."""
-    form = contraction_bytes.canonicalise(body, operands, results, isa)
-    constant = operands[form.rhs].constant is not None
-    return contraction_plan.ranked(contraction_plan.shape_of(form, isa), constant, isa, threads)
+    return contraction_plan.ranked(*_problem(task), task.isa, task.threads)
+
+
+def _problem(task: Task) -> tuple[Shape, bool]:
+    """What plans are made for: the canonical form, and whether its right operand is constant."""
+    form = contraction_bytes.canonicalise(task)
+    return contraction_plan.shape_of(form, task.isa), task.is_constant(form.rhs)
 
 
 def _nothing(pointers: int) -> Kernel:

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Operand
+from tilth.cpu.kernel import Operand, Task, once
 from tilth.cpu.kernels import contraction_form
 from tilth.cpu.kernels.contraction_form import LHS, Contraction, Loop
-from tilth.ir.graph import Graph
 from tilth.ir.types import i8, i32, u8
 
 QUAD = 4  # bytes of one element
 
 
-def canonicalise(
-    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
-) -> Contraction:
+@once
+def canonicalise(task: Task) -> Contraction:
     """`contraction_form.canonicalise`, in quads where machine and operands allow it."""
-    form = contraction_form.canonicalise(body, operands, results)
-    return _in_quads(form) if _suits(form, operands, isa) else form
+    form = contraction_form.canonicalise(task)
+    return _in_quads(form) if _suits(form, task) else form
 
 
 def views(form: Contraction, operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
@@ -36,9 +33,9 @@ def views(form: Contraction, operands: tuple[Operand, ...]) -> tuple[Operand, ..
     return tuple(replace(o, dtype=i32) if i in wide else o for i, o in enumerate(operands))
 
 
-def _suits(form: Contraction, operands: tuple[Operand, ...], isa: Isa) -> bool:
+def _suits(form: Contraction, task: Task) -> bool:
     """Can the machine do so, and are the operands of the right types and in the right order?"""
-    if not isa.byte_dot or operands[form.rhs].constant is None or not form.k:
+    if not task.isa.byte_dot or not task.is_constant(form.rhs) or not form.k:
         return False
     if (form.lhs_dtype, form.rhs_dtype, form.accumulator) != (u8, i8, i32):
         return False

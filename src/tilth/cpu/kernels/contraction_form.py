@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tilth.cpu.access import broadcast_strides
-from tilth.cpu.kernel import Operand
+from tilth.cpu.kernel import Operand, Task, once
 from tilth.ir.errors import CompileError
 from tilth.ir.graph import Graph, Node, Value
 from tilth.ir.types import DType, f32, f64
@@ -65,11 +65,10 @@ class Contraction:
         return math.prod(lp.size for lp in (*self.batch, *self.m, *self.n, *self.k))
 
 
-def canonicalise(
-    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...]
-) -> Contraction:
+@once
+def canonicalise(task: Task) -> Contraction:
     """Loops of the hero of a `contraction` fusion. Raises CompileError when it has none."""
-    form = as_written(body, operands, results)
+    form = as_written(task)
     by_result = _by_stride([*form.m, *form.n], RESULT)
     form = replace(
         form,
@@ -81,20 +80,20 @@ def canonicalise(
     return _swapped(form) if _better_swapped(form) else form
 
 
-def as_written(
-    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...]
-) -> Contraction:
+@once
+def as_written(task: Task) -> Contraction:
     """The hero's loops as its op defines them: the last one of the result is n, the others are m.
 
     Those of a convolution are m = (batch, *spatial, groups), n = (channels of a group,) and
     k = (*taps, input channels of a group). Raises CompileError when there is no hero.
     """
+    body, operands = task.body, task.operands
     hero = _hero(body)
     lhs, rhs = (body.inputs.index(v) for v in hero.inputs)
     extras = tuple(i for i, v in enumerate(body.inputs) if _feeds_epilogue(body, hero, v))
     shape = hero.types[0].dims  # type: ignore[union-attr]
     outer = [
-        broadcast_strides(results[0], shape),
+        broadcast_strides(task.results[0], shape),
         *(broadcast_strides(operands[i], shape) for i in extras),
     ]
     split = _split_dot if hero.op == "dot_general" else _split_convolution

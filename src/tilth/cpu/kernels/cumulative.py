@@ -13,26 +13,19 @@ from tilth.cpu.access import register_type
 from tilth.cpu.emit import I64, Val
 from tilth.cpu.expression import combine, constant, convert, identity_of
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels.lines import Limit, lines_of
 from tilth.cpu.kernels.space import kernel_emitter, require_dtypes, touched_bytes
-from tilth.ir.graph import Node
 from tilth.ir.types import f64
 
 
-def lower(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower(task: Task) -> Kernel:
     """A kernel for `cumulative`."""
-    require_dtypes((*operands, *results))
-    [x], kind, axis = operands, node.attrs["kind"], node.attrs["axis"]
-    exclusive, reverse = node.attrs["exclusive"], node.attrs["reverse"]
+    require_dtypes(task.views)
+    [x], attrs = task.operands, task.node.attrs
+    kind, axis, exclusive, reverse = (attrs[k] for k in ("kind", "axis", "exclusive", "reverse"))
     length, dtype = x.shape[axis], x.dtype
-    lines = lines_of((x, *results), axis, length, threads)
+    lines = lines_of(task.views, axis, length, task.threads)
     wide = f64 if dtype.is_float and kind in ("sum", "product") else dtype
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
@@ -60,6 +53,6 @@ def lower(
         emit=emit,
         items=lines.cut.items,
         flops=x.size,
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(task.views),
         algorithm="lanes are lines" if lines.across else "line by line",
     )

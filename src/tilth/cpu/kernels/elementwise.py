@@ -16,7 +16,7 @@ from tilth.cpu.access import address, load, store
 from tilth.cpu.emit import Emitter, Val
 from tilth.cpu.expression import evaluate
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels.space import (
     Access,
     Space,
@@ -38,20 +38,15 @@ from tilth.ir.graph import Graph
 from tilth.ir.types import Shape
 
 
-def lower(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower(task: Task) -> Kernel:
     """A kernel for a fusion of kind `elementwise`."""
+    body, views, reads = task.body, task.views, len(task.operands)
     if body.outputs == body.inputs:  # a copy moves bytes, whatever they mean
-        operands, results = as_bits(operands), as_bits(results)
-    require_dtypes((*operands, *results))
-    space = storage_order(space_of(results[0].shape, (*operands, *results)), len(operands))
-    turned = tiling(space, len(operands), isa.lanes)
-    parts, together = _parts(space, turned, len(operands), threads)
+        views = as_bits(views)
+    require_dtypes(views)
+    space = storage_order(space_of(views[reads].shape, views), reads)
+    turned = tiling(space, reads, task.isa.lanes)
+    parts, together = _parts(space, turned, reads, task.threads)
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, len(space.accesses))
@@ -76,7 +71,7 @@ def lower(
         emit=emit,
         items=parts[0].cut.items if together else sum(part.cut.items for part in parts),
         flops=nodes * space.size,
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(views),
         algorithm="vector loop" if turned is None else "turned tiles",
     )
 

@@ -16,7 +16,7 @@ from tilth.cpu.access import address, load, store
 from tilth.cpu.emit import I64, Emitter, Val
 from tilth.cpu.expression import combine
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels.elementwise import emit_items, storage_order
 from tilth.cpu.kernels.movement import clamped_index
 from tilth.cpu.kernels.space import (
@@ -32,7 +32,7 @@ from tilth.cpu.kernels.space import (
     touched_bytes,
     vector_loop,
 )
-from tilth.ir.graph import Graph, Node, make_input
+from tilth.ir.graph import Graph, make_input
 from tilth.ir.types import Shape, TensorType
 
 
@@ -50,16 +50,10 @@ class _Index:
         return [e.offset(vector, i * step) for i in range(len(self.axes))]
 
 
-def lower_gather(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_gather(task: Task) -> Kernel:
     """The result is walked, batch first, then the window; nothing is ever out of bounds."""
-    [x], indices, [view] = as_bits(operands[:1]), operands[1], as_bits(results)
-    attrs = node.attrs
+    (x, view), indices = as_bits((task.operands[0], *task.results)), task.operands[1]
+    attrs = task.node.attrs
     index = _index(indices, attrs["start_index_map"], attrs["index_vector_dim"])
     space, n_batch = _space(
         *(x, index, view, attrs["offset_dims"], attrs["index_vector_dim"]),
@@ -71,7 +65,7 @@ def lower_gather(
     n_window = len(window.dims) - n_batch
     space = window.merged(0, n_batch)
     n_batch = len(space.dims) - n_window
-    cut = split(space.dims, threads)
+    cut = split(space.dims, task.threads)
     room = [x.shape[a] - attrs["slice_sizes"][a] for a in index.axes]
     steps = tuple(x.strides[a] for a in index.axes)
 
@@ -101,23 +95,16 @@ def lower_gather(
         key=("gather", x.layout, indices.layout, view.layout, index, space, cut, tuple(room)),
         emit=emit,
         items=cut.items,
-        bytes=2 * touched_bytes(results) + touched_bytes((indices,)),
+        bytes=2 * touched_bytes(task.results) + touched_bytes((indices,)),
         algorithm="rows" if space.accesses[0].inner == 1 else "elements",
     )
 
 
-def lower_scatter(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_scatter(task: Task) -> Kernel:
     """Copy the operand, then apply the updates in order, on one thread because they may meet."""
-    require_dtypes((*operands, *results))
-    x, indices, updates = operands
-    [view] = results
-    attrs = node.attrs
+    require_dtypes(task.views)
+    x, indices, updates, view = task.views
+    attrs = task.node.attrs
     index = _index(indices, attrs["scatter_dims_to_operand_dims"], attrs["index_vector_dim"])
     dropped = attrs["inserted_window_dims"] + attrs["input_batching_dims"]
     space, n_batch = _space(
@@ -129,7 +116,7 @@ def lower_scatter(
     window_axes = [a for a in range(len(view.shape)) if a not in dropped]
     copy = storage_order(space_of(view.shape, (x, view)), 1)
     value = make_input(TensorType(view.dtype, view.shape), "x")
-    cut = split(copy.dims, threads)
+    cut = split(copy.dims, task.threads)
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, 4)
@@ -149,7 +136,7 @@ def lower_scatter(
         key=("scatter", attrs["kind"], x.layout, view.layout, index, space, dropped),
         emit=emit,
         items=cut.items,
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(task.views),
         steps=2,
         algorithm="copy, then updates in order",
     )

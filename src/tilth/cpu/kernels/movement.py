@@ -15,7 +15,7 @@ import numpy as np
 from tilth.cpu.access import address
 from tilth.cpu.emit import I64, Emitter, Val
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels.elementwise import emit_items, storage_order
 from tilth.cpu.kernels.space import (
     Space,
@@ -28,7 +28,7 @@ from tilth.cpu.kernels.space import (
     split,
     touched_bytes,
 )
-from tilth.ir.graph import Graph, Node, constant_of, make_constant, make_input
+from tilth.ir.graph import Graph, constant_of, make_constant, make_input
 from tilth.ir.types import Shape, TensorType
 
 Place = Callable[[Emitter, list[Val]], list[Val]]
@@ -44,38 +44,25 @@ class Box:
     place: Place
 
 
-def lower_pad_halo(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_pad_halo(task: Task) -> Kernel:
     """Fill the border of a pad whose interior is written by someone else; no operands."""
-    [view] = as_bits(results)
+    node, [view] = task.node, as_bits(task.results)
     value = constant_of(node.inputs[1])
     assert value is not None
     low, size = node.attrs["low"], node.inputs[0].shape
     boxes = [
-        _fill_constant(view, start, shape, value, threads)
+        _fill_constant(view, start, shape, value, task.threads)
         for start, shape in _border(view.shape, low, size)
     ]
     key = ("pad_halo", view.layout, low, size, value.tobytes())
     return _kernel("pad_halo", key, [boxes], (view,))
 
 
-def lower_pad(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_pad(task: Task) -> Kernel:
     """Any pad: fill all of the result, then copy what of the operand lies inside."""
-    x, value = as_bits(operands)
-    [view] = as_bits(results)
-    low, interior = node.attrs["low"], node.attrs["interior"]
-    everything = _box((replace(value, shape=(), strides=()),), view, threads, _take(1, 2))
+    x, value, view = as_bits(task.views)
+    low, interior = task.node.attrs["low"], task.node.attrs["interior"]
+    everything = _box((replace(value, shape=(), strides=()),), view, task.threads, _take(1, 2))
     spread = tuple(i + 1 for i in interior)
     first = tuple(max(0, -(a // s)) for a, s in zip(low, spread, strict=True))
     last = tuple(
@@ -93,20 +80,14 @@ def lower_pad(
             address(e, pointers[2], view.dtype, view.strides, at),
         ]
 
-    inside = _box((source,), target, threads, place)
+    inside = _box((source,), target, task.threads, place)
     key = ("pad", x.layout, value.layout, view.layout, low, interior)
     return _kernel("pad", key, [[everything], [inside]], (x, value, view))
 
 
-def lower_dynamic_slice(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_dynamic_slice(task: Task) -> Kernel:
     """A slice at starts read at run time, clamped so that it lies inside."""
-    [x], starts, [view] = as_bits(operands[:1]), operands[1:], as_bits(results)
+    (x, view), starts = as_bits((task.operands[0], *task.results)), task.operands[1:]
     room = tuple(d - s for d, s in zip(x.shape, view.shape, strict=True))
 
     def place(e: Emitter, pointers: list[Val]) -> list[Val]:
@@ -115,21 +96,15 @@ def lower_dynamic_slice(
         ]
         return [address(e, pointers[0], x.dtype, x.strides, at), pointers[-1]]
 
-    box = _box((replace(x, shape=view.shape),), view, threads, place)
+    box = _box((replace(x, shape=view.shape),), view, task.threads, place)
     views = (x, *starts, view)
     key = ("dynamic_slice", tuple(v.layout for v in views))
     return _kernel("dynamic_slice", key, [[box]], views)
 
 
-def lower_dynamic_update_slice(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_dynamic_update_slice(task: Task) -> Kernel:
     """Copy the operand, then write the update over it at starts read at run time."""
-    (x, update), starts, [view] = as_bits(operands[:2]), operands[2:], as_bits(results)
+    (x, update, view), starts = as_bits((*task.operands[:2], *task.results)), task.operands[2:]
     room = tuple(d - s for d, s in zip(x.shape, update.shape, strict=True))
 
     def place(e: Emitter, pointers: list[Val]) -> list[Val]:
@@ -138,8 +113,8 @@ def lower_dynamic_update_slice(
         ]
         return [pointers[1], address(e, pointers[-1], view.dtype, view.strides, at)]
 
-    copy = _box((x,), view, threads, _take(0, -1))
-    write = _box((update,), replace(view, shape=update.shape), threads, place)
+    copy = _box((x,), view, task.threads, _take(0, -1))
+    write = _box((update,), replace(view, shape=update.shape), task.threads, place)
     views = (x, update, *starts, view)
     key = ("dynamic_update_slice", tuple(v.layout for v in views))
     return _kernel("dynamic_update_slice", key, [[copy], [write]], views)

@@ -10,7 +10,7 @@ import llvmlite.ir as ll
 from tilth.cpu.access import address, load, store
 from tilth.cpu.emit import I64, Emitter, Val, vector, width
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels.space import (
     Split,
     decode,
@@ -20,29 +20,22 @@ from tilth.cpu.kernels.space import (
     touched_bytes,
     vector_loop,
 )
-from tilth.ir.graph import Node
 from tilth.ir.ops.random import MULTIPLIERS, ROUNDS, WEYL
 
 _LOW = 0xFFFFFFFF
 _BLOCK_FLOPS = 10 * ROUNDS  # integer operations, about
 
 
-def lower(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower(task: Task) -> Kernel:
     """A kernel for `rng_bits`: by blocks where one stride leads through the result, and the rest,
     or all where none does, by element."""
-    [key], [view] = operands, results
+    key, view = task.views
     size, per_block = view.size, 128 // max(32, view.dtype.bits)
     space = space_of(view.shape, (view,)).merged()
     strides = space.accesses[0].strides
     blocks = size // per_block if len(space.dims) == 1 else 0
-    by_block = split((blocks,), threads, 1, 64, 1024)
-    by_element = split((size - blocks * per_block,), threads, 1)
+    by_block = split((blocks,), task.threads, 1, 64, 1024)
+    by_element = split((size - blocks * per_block,), task.threads, 1)
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, (key_at, result_at) = kernel_emitter(module, isa, name, 2)
@@ -79,7 +72,7 @@ def lower(
         emit=emit,
         items=by_block.items + by_element.items,
         flops=_BLOCK_FLOPS * (blocks + size - blocks * per_block),
-        bytes=touched_bytes(results),
+        bytes=touched_bytes(task.results),
         algorithm="Philox, blocks in lanes" if blocks else "Philox by element",
     )
 

@@ -19,9 +19,8 @@ from tilth.cpu import vmath
 from tilth.cpu.access import address, load, register_type, store
 from tilth.cpu.emit import I8, Emitter, Val
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand, Packed
+from tilth.cpu.kernel import Kernel, Operand, Packed, Task
 from tilth.cpu.kernels.space import kernel_emitter, require_dtypes, touched_bytes
-from tilth.ir.graph import Node
 from tilth.ir.types import DType, Shape, f32, f64
 
 Index = int | Val
@@ -80,18 +79,11 @@ class _Layer:
         return Packed(math.prod(shape) * dtype.itemsize, constant, make, layout)
 
 
-def lower_lstm(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_lstm(task: Task) -> Kernel:
     """xp, r, h0, c0 -> y, h, c. The cell state lives in the result c: items own their block."""
-    require_dtypes((*operands, *results))
-    xp, r, h0, c0 = operands
-    y, h, c = results
-    layer = _Layer(xp, r, h0, y, 4, isa.lanes, node.attrs["reverse"])
+    require_dtypes(task.views)
+    xp, r, h0, c0, y, h, c = task.views
+    layer = _Layer(xp, r, h0, y, 4, task.isa.lanes, task.node.attrs["reverse"])
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, (xp_at, r_at, h0_at, c0_at, y_at, h_at, c_at) = kernel_emitter(module, isa, name, 7)
@@ -113,30 +105,20 @@ def lower_lstm(
                     block.accumulate(before, range(4), partial(finish, block, old))
         return e.finish()
 
-    return _kernel("lstm", layer, node, operands, results, emit, layer.steps)
+    return _kernel("lstm", task, layer, emit, layer.steps)
 
 
-def lower_gru(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_gru(task: Task) -> Kernel:
     """xp, r, rb, h0 -> y, h."""
-    if node.attrs["linear_before_reset"]:
-        return _lower_gru_linear(node, operands, results, isa)
-    return _lower_gru_reset_first(node, operands, results, isa)
+    linear = task.node.attrs["linear_before_reset"]
+    return _lower_gru_linear(task) if linear else _lower_gru_reset_first(task)
 
 
-def _lower_gru_linear(
-    node: Node, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
-) -> Kernel:
+def _lower_gru_linear(task: Task) -> Kernel:
     """The reset gate scales the finished product, so a step is one sweep over the weights."""
-    require_dtypes((*operands, *results))
-    xp, r, rb, h0 = operands
-    y, h = results
-    layer = _Layer(xp, r, h0, y, 3, isa.lanes, node.attrs["reverse"])
+    require_dtypes(task.views)
+    xp, r, rb, h0, y, h = task.views
+    layer = _Layer(xp, r, h0, y, 3, task.isa.lanes, task.node.attrs["reverse"])
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, (xp_at, r_at, rb_at, h0_at, y_at, h_at) = kernel_emitter(module, isa, name, 6)
@@ -157,21 +139,18 @@ def _lower_gru_linear(
                 block.accumulate(before, range(3), partial(finish, block, before))
         return e.finish()
 
-    return _kernel("gru", layer, node, operands, results, emit, layer.steps)
+    return _kernel("gru", task, layer, emit, layer.steps)
 
 
-def _lower_gru_reset_first(
-    node: Node, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
-) -> Kernel:
+def _lower_gru_reset_first(task: Task) -> Kernel:
     """The reset state of all units is needed before the product: two calls per step.
 
     The first leaves the update gate in y (its own block's place) and the reset state in the result
     h; the second makes y of them. A last call copies the final state to h.
     """
-    require_dtypes((*operands, *results))
-    xp, r, rb, h0 = operands
-    y, h = results
-    layer = _Layer(xp, r, h0, y, 3, isa.lanes, node.attrs["reverse"])
+    require_dtypes(task.views)
+    xp, r, rb, h0, y, h = task.views
+    layer = _Layer(xp, r, h0, y, 3, task.isa.lanes, task.node.attrs["reverse"])
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, (xp_at, r_at, rb_at, h0_at, y_at, h_at) = kernel_emitter(module, isa, name, 6)
@@ -209,7 +188,7 @@ def _lower_gru_reset_first(
                 block.put(scaled, b, block.units(block.now(y_at), b))
         return e.finish()
 
-    return _kernel("gru", layer, node, operands, results, emit, 2 * layer.steps + 1)
+    return _kernel("gru", task, layer, emit, 2 * layer.steps + 1)
 
 
 def _mix(e: Emitter, update: Val, new: Val, old: Val) -> Val:
@@ -219,22 +198,20 @@ def _mix(e: Emitter, update: Val, new: Val, old: Val) -> Val:
 
 def _kernel(
     name: str,
+    task: Task,
     layer: _Layer,
-    node: Node,
-    operands: Sequence[Operand],
-    results: Sequence[Operand],
     emit: Callable[[ll.Module, Isa, str], ll.Function],
     steps: int,
 ) -> Kernel:
     packed = layer.packed()
-    layouts = tuple(v.layout for v in (*operands, *results))
+    attrs = tuple(sorted(task.node.attrs.items()))
     return Kernel(
         name=name,
-        key=(name, tuple(sorted(node.attrs.items())), layouts, layer.lanes, packed is None),
+        key=(name, attrs, task.layouts, layer.lanes, packed is None),
         emit=emit,
         items=layer.blocks if layer.batch else 0,
         flops=layer.flops,
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(task.views),
         steps=steps,
         algorithm="weights in place" if packed is None else "packed weights",
         packed={} if packed is None else {1: packed},

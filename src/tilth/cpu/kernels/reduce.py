@@ -15,7 +15,7 @@ from tilth.cpu.access import load, register_type, store
 from tilth.cpu.emit import Emitter, Val
 from tilth.cpu.expression import combine, constant, evaluate, identity_of
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels import row
 from tilth.cpu.kernels.space import (
     Space,
@@ -33,21 +33,16 @@ from tilth.cpu.kernels.stages import reduced_axes, reduction_space
 from tilth.ir.graph import Graph, Value
 
 
-def lower(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower(task: Task) -> Kernel:
     """A kernel for a fusion of kind `reduce`."""
-    require_dtypes((*operands, *results))
-    space = reduction_space(body, operands, results)
+    require_dtypes(task.views)
+    body, operands = task.body, task.operands
+    space = reduction_space(body, operands, task.results)
     axes = reduced_axes(body)
     lead = next((a for a in space.accesses if any(a.strides[i] for i in axes)), space.accesses[0])
     kept = [i for i in range(len(space.dims)) if i not in axes]
     if not any(lead.strides[i] == 1 and space.dims[i] > 1 for i in kept):
-        return row.lower(body, operands, results, isa, threads)
+        return row.lower(task)
 
     def outermost_first(dims: Sequence[int]) -> list[int]:
         return sorted(dims, key=lambda i: -abs(lead.strides[i]))
@@ -58,7 +53,7 @@ def lower(
     n_reduced = len(space.dims) - n_kept
     depth = max(1, math.prod(space.dims[:n_reduced]))
     cut = split(
-        space.dims[n_reduced:], threads, 16, max(16, 4096 // depth), max(64, 32768 // depth)
+        space.dims[n_reduced:], task.threads, 16, max(16, 4096 // depth), max(64, 32768 // depth)
     )
     inner = Space(cut.dims, tuple(a.without(n_reduced) for a in space.accesses))
 
@@ -77,7 +72,7 @@ def lower(
         emit=emit,
         items=cut.items,
         flops=sum(n.op != "constant" for n in body.nodes) * space.size,
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(task.views),
         algorithm="vectors of results",
     )
 

@@ -16,7 +16,7 @@ from tilth.cpu.access import address, is_small_float, load, store
 from tilth.cpu.emit import Emitter, Val
 from tilth.cpu.expression import evaluate
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels.accumulator import Accumulator
 from tilth.cpu.kernels.space import (
     Space,
@@ -48,16 +48,12 @@ Limit = int | Val | None
 Step = Callable[[Sequence[Val], Index, int, Limit], None]
 
 
-def lower(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower(task: Task) -> Kernel:
     """A kernel for a fusion of kind `row`; the reduced axes may in fact be any."""
-    require_dtypes((*operands, *results))
-    space, n_rows = _rows_first(reduction_space(body, operands, results), reduced_axes(body))
+    require_dtypes(task.views)
+    body, operands = task.body, task.operands
+    space = reduction_space(body, operands, task.results)
+    space, n_rows = _rows_first(space, reduced_axes(body))
     length = math.prod(space.dims[n_rows:])
     varies = [any(a.strides[n_rows:]) for a in space.accesses]
     reads = list(zip(body.inputs, space.accesses, varies, strict=False))
@@ -67,8 +63,9 @@ def lower(
     stored = tuple(i for i, varying in enumerate(varies[len(operands) :]) if varying)
     stages = plan(body, stored, full, slow)
     least, most = (max(1, n // max(1, length)) for n in (1024, 8192))
-    cut = split(space.dims[:n_rows], threads, 1, least, most)
-    kept = () if _in_registers(isa, space, n_rows) else stages.kept
+    cut = split(space.dims[:n_rows], task.threads, 1, least, most)
+    short = _in_registers(task.isa, space, n_rows)
+    kept = () if short else stages.kept
     scratch = {v: i * _scratch_stride(length) for i, v in enumerate(kept)}
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
@@ -87,9 +84,9 @@ def lower(
         emit=emit,
         items=cut.items,
         flops=sum(n.op != "constant" for n in body.nodes) * space.size,
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(task.views),
         scratch=len(scratch) * _scratch_stride(length),
-        algorithm="rows in registers" if _in_registers(isa, space, n_rows) else "rows in passes",
+        algorithm="rows in registers" if short else "rows in passes",
     )
 
 

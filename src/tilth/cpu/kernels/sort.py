@@ -13,11 +13,10 @@ import llvmlite.ir as ll
 from tilth.cpu.access import address, load
 from tilth.cpu.emit import I1, I64, Emitter, Val
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels.lines import Limit, Lines, lines_of
 from tilth.cpu.kernels.ranking import position_of, rank, rank_bits, word, word_type
 from tilth.cpu.kernels.space import as_bits, kernel_emitter, require_dtypes, touched_bytes
-from tilth.ir.graph import Node
 from tilth.ir.types import DType
 
 _BLOCK = 8  # words per sorting network
@@ -26,20 +25,13 @@ _MOST_SELECTED = 64  # beyond, sorting everything is faster
 Order = Callable[["_Line"], Val]  # leaves the words in order and gives where they are
 
 
-def lower_sort(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_sort(task: Task) -> Kernel:
     """All operands in the stable order of the first."""
-    require_dtypes(operands[:1])
-    axis = node.attrs["axis"]
-    length = operands[0].shape[axis]
-    moved = as_bits((*operands, *results))
-    lines = lines_of((operands[0], *moved), axis, _work(length), threads, alone=True)
-    count, descending = len(operands), node.attrs["descending"]
+    first, count = task.operands[0], len(task.operands)
+    require_dtypes((first,))
+    axis, descending = task.node.attrs["axis"], task.node.attrs["descending"]
+    length, views = first.shape[axis], (first, *as_bits(task.views))
+    lines = lines_of(views, axis, _work(length), task.threads, alone=True)
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, 2 * count)
@@ -63,27 +55,20 @@ def lower_sort(
         emit=emit,
         items=lines.cut.items,
         flops=_work(length) * lines.space.size,
-        bytes=touched_bytes((*operands, *results)),
-        scratch=2 * _capacity(length) * _word_bytes(operands[0].dtype, length),
+        bytes=touched_bytes(task.views),
+        scratch=2 * _capacity(length) * _word_bytes(first.dtype, length),
         algorithm="merge sort",
     )
 
 
-def lower_top_k(
-    node: Node,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower_top_k(task: Task) -> Kernel:
     """The first k of a line in order, and their positions."""
-    require_dtypes((*operands, *results))
-    axis, k = node.attrs["axis"], node.attrs["k"]
-    [x], length = operands, operands[0].shape[axis]
-    values, indices = results
-    views = (x, *as_bits((x, values)), indices)
-    lines = lines_of(views, axis, _work(length), threads, alone=True)
-    descending, few = node.attrs["largest"], k <= _MOST_SELECTED and 2 * k <= length
+    require_dtypes(task.views)
+    attrs, (x, values, indices) = task.node.attrs, task.views
+    axis, k, descending = attrs["axis"], attrs["k"], attrs["largest"]
+    length, views = x.shape[axis], (x, *as_bits((x, values)), indices)
+    lines = lines_of(views, axis, _work(length), task.threads, alone=True)
+    few = k <= _MOST_SELECTED and 2 * k <= length
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, (x_at, values_at, indices_at) = kernel_emitter(module, isa, name, 3)
@@ -106,7 +91,7 @@ def lower_top_k(
         emit=emit,
         items=lines.cut.items if k else 0,
         flops=_work(length) * lines.space.size,
-        bytes=touched_bytes((*operands, *results)),
+        bytes=touched_bytes(task.views),
         scratch=2 * _capacity(length) * _word_bytes(x.dtype, length),
         algorithm="selection" if few else "merge sort",
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import llvmlite.ir as ll
 
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Task, once
 from tilth.cpu.kernels import (
     contraction_plan,
     split_bf16_emit,
@@ -26,100 +26,81 @@ from tilth.cpu.kernels import (
     winograd,
     winograd_plan,
 )
-from tilth.cpu.kernels.contraction_form import LHS, RHS, Contraction, canonicalise
+from tilth.cpu.kernels.contraction_form import LHS, RHS, canonicalise
 from tilth.cpu.kernels.contraction_plan import shape_of
 from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
 from tilth.cpu.kernels.split_bf16_plan import Plan
 from tilth.ir.cost import graph_flops
 from tilth.ir.errors import CompileError
-from tilth.ir.graph import Graph
 from tilth.ir.types import f32
 
 
-def lower(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-    plan: Plan | None = None,
-) -> Kernel:
+def lower(task: Task, plan: Plan | None = None) -> Kernel:
     """A kernel for a fusion of kind `contraction`; `plan` overrides the choice.
 
     Raises CompileError for what `unsuitable` names.
     """
-    require_dtypes((*operands, *results))
-    form = canonicalise(body, operands, results)
-    reason = unsuitable(form, operands)
+    require_dtypes(task.views)
+    reason = unsuitable(task)
     if reason:
         raise CompileError(f"no contraction by split bf16: {reason}")
-    weights = operands[form.rhs]
+    form = canonicalise(task)
+    weights, plan = task.operands[form.rhs], plan or _ranked(task)[0]
     constant = weights.constant is not None
-    plan = plan or split_bf16_plan.choose(form, constant, isa, threads)
     packed = {form.rhs: split_bf16_pack.packed(weights, plan.problem)} if constant else {}
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
-        return split_bf16_emit.emit(module, isa, name, plan, operands, results[0])
+        return split_bf16_emit.emit(module, isa, name, plan, task.operands, task.results[0])
 
-    layouts = tuple(o.layout for o in (*operands, *results))
     blocks = (plan.constant, plan.row_blocks, plan.panel_blocks, plan.streams)
     return Kernel(
         name=form.hero.op,
-        key=("split bf16", body_key(body), layouts, blocks),
+        key=("split bf16", body_key(task.body), task.layouts, blocks),
         emit=emit,
         items=plan.items,
-        flops=graph_flops(body),
-        bytes=touched_bytes((*operands, *results)),
+        flops=graph_flops(task.body),
+        bytes=touched_bytes(task.views),
         scratch=plan.scratch,
         algorithm=plan.describe(),
         packed=packed,
     )
 
 
-def plans(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> list[Plan]:
+def plans(task: Task) -> list[Plan]:
     """Plans that `lower` may be given, the one it would choose first; none where it cannot run."""
-    if not isa.bf16_tiles or results[0].size == 0:
+    if not task.isa.bf16_tiles or task.results[0].size == 0 or unsuitable(task):
         return []
-    form = canonicalise(body, operands, results)
     # threads that share cache lines of the result would undo the gain
-    if unsuitable(form, operands) or contraction_plan.interleaved(shape_of(form, isa)):
-        return []
-    return split_bf16_plan.ranked(form, operands[form.rhs].constant is not None, isa, threads)
+    shared = contraction_plan.interleaved(shape_of(canonicalise(task), task.isa))
+    return [] if shared else _ranked(task)
 
 
-def pays(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> bool:
+def pays(task: Task) -> bool:
     """Is `lower` possible and expected to be faster than the other algorithms?"""
-    parts = (body, operands, results, isa, threads)
-    found = plans(*parts)
+    found, isa, threads = plans(task), task.isa, task.threads
     if not found:
         return False
-    shape = shape_of(canonicalise(body, operands, results), isa)
-    others = [contraction_plan.cycles(shape, isa, threads)]
-    others += [winograd_plan.cycles(plan, isa, threads) for plan in winograd.plans(*parts)[:1]]
+    others = [contraction_plan.cycles(shape_of(canonicalise(task), isa), isa, threads)]
+    others += [winograd_plan.cycles(plan, isa, threads) for plan in winograd.plans(task)[:1]]
     return split_bf16_plan.cycles(found[0], isa, threads) < min(others)
 
 
-def unsuitable(form: Contraction, operands: tuple[Operand, ...]) -> str | None:
+@once
+def _ranked(task: Task) -> list[Plan]:
+    form = canonicalise(task)
+    return split_bf16_plan.ranked(form, task.is_constant(form.rhs), task.isa, task.threads)
+
+
+def unsuitable(task: Task) -> str | None:
     """Why this contraction cannot run on the matrix unit; None if it can."""
+    form = canonicalise(task)
     if {form.lhs_dtype, form.rhs_dtype, form.accumulator} != {f32}:
         return "it does not compute in f32"
     if not (form.k and form.n) or form.macs == 0:
         return "it is no matrix product"
     if form.k[-1].strides[LHS] != 1:
         return "the left operand is not contiguous along the depth"
-    if operands[form.rhs].constant is None:
+    if not task.is_constant(form.rhs):
         if 1 not in (form.n[-1].strides[RHS], form.k[-1].strides[RHS]):
             return "the right operand is not contiguous"
     elif len(form.body.users[form.body.inputs[form.rhs]]) > 1:

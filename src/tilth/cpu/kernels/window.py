@@ -18,7 +18,7 @@ from tilth.cpu.access import address, load, store
 from tilth.cpu.emit import Emitter, Val
 from tilth.cpu.expression import combine, constant, evaluate, identity_of
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels.space import (
     Access,
     Space,
@@ -66,42 +66,32 @@ class Window:
         return Window(self.kind, *(tuple(row[i] for i in order) for row in rows))
 
 
-def lower(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> Kernel:
+def lower(task: Task) -> Kernel:
     """A kernel for a fusion of kind `window`."""
-    hero, space, window = _problem(body, operands, results)
+    hero, space, window = _problem(task)
     weight = max(1, window.taps * space.dims[-1])
     least, most = max(1, 8192 // weight), max(1, 65536 // weight)
-    pixels = split(space.dims[:-1], 2 * threads, 4, least, most)
-    return _kernel(body, (*operands, *results), hero, space, window, pixels)
+    pixels = split(space.dims[:-1], 2 * task.threads, 4, least, most)
+    return _kernel(task, hero, space, window, pixels)
 
 
-def lower_rows(
-    body: Graph, operands: tuple[Operand, ...], results: tuple[Operand, ...], isa: Isa
-) -> Kernel:
+def lower_rows(task: Task) -> Kernel:
     """As `lower`, with the rows of the result (batch x height) as work items.
 
     It goes through all rows it is given with one vector of channels before it takes the next. When
     these rows lie in L2, those that neighbouring windows share then stay in L1.
     """
-    hero, space, window = _problem(body, operands, results)
+    hero, space, window = _problem(task)
     rows = Split(space.dims[:-1], len(space.dims) - 3, 1)
-    return _kernel(body, (*operands, *results), hero, space, window, rows, together=True)
+    return _kernel(task, hero, space, window, rows, together=True)
 
 
-def _problem(
-    body: Graph, operands: Sequence[Operand], results: Sequence[Operand]
-) -> tuple[Node, Space, Window]:
+def _problem(task: Task) -> tuple[Node, Space, Window]:
     """The hero, the space with pixels and channels innermost, the window over it."""
-    require_dtypes((*operands, *results))
-    hero = next(n for n in body.nodes if n.op in ("reduce_window", "convolution"))
+    require_dtypes(task.views)
+    hero = next(n for n in task.body.nodes if n.op in ("reduce_window", "convolution"))
     geometry = _depthwise if hero.op == "convolution" else _pooling
-    space, window = geometry(hero, operands, results)
+    space, window = geometry(hero, task.operands, task.results)
     if len(space.dims) == 1:
         space, window = space.expanded(), window.expanded()
     order = _order(space, window)
@@ -109,15 +99,10 @@ def _problem(
 
 
 def _kernel(
-    body: Graph,
-    views: Sequence[Operand],
-    hero: Node,
-    space: Space,
-    window: Window,
-    cut: Split,
-    together: bool = False,
+    task: Task, hero: Node, space: Space, window: Window, cut: Split, together: bool = False
 ) -> Kernel:
     """`together`: all items of a call with one vector of channels, then with the next."""
+    body = task.body
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, pointers = kernel_emitter(module, isa, name, len(space.accesses))
@@ -134,7 +119,7 @@ def _kernel(
         emit=emit,
         items=cut.items,
         flops=space.size * (per_tap * window.taps + len(body.nodes) - 1),
-        bytes=touched_bytes(views),
+        bytes=touched_bytes(task.views),
         algorithm=f"{'x'.join(str(s) for s in window.sizes if s > 1) or 1} window",
     )
 

@@ -18,53 +18,44 @@ import llvmlite.ir as ll
 import numpy as np
 
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Kernel, Operand, Packed
+from tilth.cpu.kernel import Kernel, Packed, Task, once
 from tilth.cpu.kernels import winograd_emit, winograd_plan
-from tilth.cpu.kernels.contraction_form import Contraction, as_written
+from tilth.cpu.kernels.contraction_form import as_written
 from tilth.cpu.kernels.contraction_plan import Shape
 from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
 from tilth.cpu.kernels.winograd_plan import Plan, Problem
 from tilth.ir.cost import graph_flops
 from tilth.ir.errors import CompileError
-from tilth.ir.graph import Graph
 from tilth.ir.types import f32
 
 
-def lower(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-    plan: Plan | None = None,
-) -> Kernel:
+def lower(task: Task, plan: Plan | None = None) -> Kernel:
     """A kernel for a fusion of kind `contraction`; `plan` overrides the choice.
 
     Raises CompileError for what is not a channels-last 3x3 convolution of f32 with stride 1 and
     constant weights.
     """
-    require_dtypes((*operands, *results))
-    reason = unsuitable(body, operands)
+    require_dtypes(task.views)
+    reason = unsuitable(task)
     if reason:
         raise CompileError(f"no Winograd convolution: {reason}")
-    form = as_written(body, operands, results)
-    problem = problem_of(form, isa)
-    shape = Shape(replace(form, m=form.m[:3]), isa.lanes)
-    plan = plan or winograd_plan.choose(problem, isa, threads)
+    form, operands = as_written(task), task.operands
+    shape = Shape(replace(form, m=form.m[:3]), task.isa.lanes)
+    plan = plan or plans(task)[0]
     weights = operands[form.rhs]
     constant = weights.constant
     assert constant is not None
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
-        return winograd_emit.emit(module, isa, name, shape, plan, operands, results[0])
+        return winograd_emit.emit(module, isa, name, shape, plan, operands, task.results[0])
 
     return Kernel(
         name=form.hero.op,
-        key=("winograd", body_key(body), tuple(o.layout for o in (*operands, *results)), plan),
+        key=("winograd", body_key(task.body), task.layouts, plan),
         emit=emit,
         items=plan.tile_blocks * plan.panel_blocks,
-        flops=graph_flops(body),
-        bytes=plan.weights + touched_bytes(v for v in (*operands, *results) if v is not weights),
+        flops=graph_flops(task.body),
+        bytes=plan.weights + touched_bytes(v for v in task.views if v is not weights),
         scratch=plan.scratch,
         algorithm=plan.describe(),
         packed={
@@ -75,38 +66,26 @@ def lower(
     )
 
 
-def pays(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> bool:
+def pays(task: Task) -> bool:
     """Is `lower` possible and expected to be faster than the direct kernel?"""
-    if unsuitable(body, operands):
+    found = plans(task)
+    if not found:
         return False
-    problem = problem_of(as_written(body, operands, results), isa)
-    plan = winograd_plan.choose(problem, isa, threads)
-    return winograd_plan.cycles(plan, isa, threads) < winograd_plan.direct_cycles(
-        problem, isa, threads
-    )
+    direct = winograd_plan.direct_cycles(problem_of(task), task.isa, task.threads)
+    return winograd_plan.cycles(found[0], task.isa, task.threads) < direct
 
 
-def plans(
-    body: Graph,
-    operands: tuple[Operand, ...],
-    results: tuple[Operand, ...],
-    isa: Isa,
-    threads: int,
-) -> list[Plan]:
+@once
+def plans(task: Task) -> list[Plan]:
     """Plans that `lower` may be given, the one it would choose first; none where it cannot run."""
-    if unsuitable(body, operands):
+    if unsuitable(task):
         return []
-    return winograd_plan.ranked(problem_of(as_written(body, operands, results), isa), isa, threads)
+    return winograd_plan.ranked(problem_of(task), task.isa, task.threads)
 
 
-def unsuitable(body: Graph, operands: tuple[Operand, ...]) -> str | None:
+def unsuitable(task: Task) -> str | None:
     """Why this fusion is no Winograd convolution; None if it is one."""
+    body, operands = task.body, task.operands
     heroes = [n for n in body.nodes if n.op == "convolution"]
     if len(heroes) != 1 or any(v not in body.inputs for v in heroes[0].inputs):
         return "it has no convolution of its inputs"
@@ -127,10 +106,11 @@ def unsuitable(body: Graph, operands: tuple[Operand, ...]) -> str | None:
     return None
 
 
-def problem_of(form: Contraction, isa: Isa) -> Problem:
+def problem_of(task: Task) -> Problem:
     """Sizes of a convolution as written."""
+    form = as_written(task)
     batch, height, width, _ = (loop.size for loop in form.m)
-    return Problem(batch, height, width, form.k[-1].size, form.n[-1].size, isa.lanes)
+    return Problem(batch, height, width, form.k[-1].size, form.n[-1].size, task.isa.lanes)
 
 
 def pack(weights: np.ndarray, plan: Plan) -> np.ndarray:
