@@ -42,7 +42,7 @@ def build(region: Graph, isa: Isa, options: Options) -> CpuRegion:
     own = memory.weight_bytes + sum(v.tensor.nbytes for v in region.inputs)
     require_memory("the arena of intermediate results", memory.arena_bytes, memory_limit(own))
     with ThreadPoolExecutor(1) as pool:  # copying weights, like LLVM, lets other threads run
-        weights = pool.submit(memory.pack_weights)
+        weights = pool.submit(memory.pack_weights, options.allocate)
         module = emit_program(steps, memory, len(region.inputs), isa, threads)
         if exact:
             forbid_contraction(module)

@@ -8,7 +8,7 @@ Management for Deep Neural Net Inference", 2020).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +16,7 @@ import numpy as np
 from tilth.cpu.steps import Item, Step, Timeline, touched
 from tilth.cpu.view import Buffer, View
 from tilth.runtime.mapped import release
-
-ALIGNMENT = 64
-HUGE_PAGE = 2 << 20
+from tilth.runtime.memory import ALIGNMENT, aligned_bytes
 
 
 def aligned(nbytes: int) -> int:
@@ -46,9 +44,9 @@ class Memory:
     weights: Sequence[Buffer] = field(repr=False)
     weight_bytes: int = 0
 
-    def pack_weights(self) -> np.ndarray:
+    def pack_weights(self, allocate: Callable[[int], np.ndarray] = aligned_bytes) -> np.ndarray:
         """All constants in one 64-byte-aligned block of bytes, laid out for their kernels."""
-        block = aligned_bytes(self.weight_bytes)
+        block = allocate(self.weight_bytes)
         for buffer in self.weights:
             packed = buffer.packed
             array = buffer.constant if packed is None else packed.make()
@@ -58,17 +56,6 @@ class Memory:
             block[start : start + buffer.nbytes] = raw
             release(array if packed is None else packed.source)
         return block
-
-
-def aligned_bytes(nbytes: int) -> np.ndarray:
-    """Uninitialised memory whose address is a multiple of 64, of a huge page if it fills some.
-
-    NumPy asks for huge pages from 4 MiB on; then weights and arena cost next to no TLB misses.
-    """
-    alignment = ALIGNMENT if nbytes < HUGE_PAGE else HUGE_PAGE
-    raw = np.empty(nbytes + alignment, np.uint8)
-    skip = -raw.ctypes.data % alignment
-    return raw[skip : skip + nbytes]
 
 
 def assign(items: Sequence[Item]) -> Memory:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tilth.cpu.jit import LoadedObject
-from tilth.cpu.memory import aligned, aligned_bytes
+from tilth.cpu.memory import aligned
 from tilth.cpu.program import ARENA, EXPORTS, FIRST_INPUT, PROFILE, WEIGHTS
 from tilth.cpu.spmd import POOL_BYTES
 from tilth.ir.types import DTYPES, TensorType
+from tilth.runtime.memory import aligned_bytes
 from tilth.runtime.target import KernelInfo, KernelRecord
 from tilth.runtime.threads import pool
 

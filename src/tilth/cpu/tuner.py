@@ -20,7 +20,7 @@ from tilth.cpu.choices import Choice, candidates, lower
 from tilth.cpu.jit import compile_object
 from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels import elementwise
-from tilth.cpu.memory import aligned_bytes, assign
+from tilth.cpu.memory import assign
 from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.region import CpuRegion
 from tilth.cpu.steps import Step
@@ -28,6 +28,7 @@ from tilth.cpu.view import Buffer, View
 from tilth.ir.graph import Graph, Node, make_input
 from tilth.ir.types import DType, TensorType, u8
 from tilth.runtime.cache import Cache, cache_key
+from tilth.runtime.memory import aligned_bytes
 from tilth.runtime.target import KernelInfo
 
 TIMED = 6  # candidates that are timed

@@ -43,13 +43,13 @@ class Compiler:
     def exact(self, shapes: Mapping[str, Shape]) -> Executable:
         """For these shapes of all inputs and any values. Raises what `import_graph` raises."""
 
-        def make() -> Executable:
+        def make(options: Options) -> Executable:
             from tilth.onnx.importer import import_graph
 
             stages = Stages(self.progress)
             with stages("import"):
                 graph = import_graph(self.origin.model, shapes)
-            return self._compiled(graph, stages)
+            return self._compiled(graph, stages, options)
 
         return self._cached(make, lambda: {"model": self.origin.digest, "shapes": dict(shapes)})
 
@@ -71,7 +71,10 @@ class Compiler:
             values = {n: [a.dtype.name, a.tolist()] for n, a in special.fixed.items()}
             return {"model": self.origin.digest, "shapes": shapes, "values": values}
 
-        executable = self._cached(lambda: self._compiled(special.graph, stages), key)
+        def make(options: Options) -> Executable:
+            return self._compiled(special.graph, stages, options)
+
+        executable = self._cached(make, key)
         return executable, special.fixed
 
     def segment(self, graph: Graph) -> Executable:
@@ -82,7 +85,10 @@ class Compiler:
 
             return {"graph": hashlib.sha256(to_text(graph).encode()).hexdigest()}
 
-        return self._cached(lambda: self._compiled(graph, Stages(self.progress)), key)
+        def make(options: Options) -> Executable:
+            return self._compiled(graph, Stages(self.progress), options)
+
+        return self._cached(make, key)
 
     def interpreted(self, graph: Graph) -> Executable:
         """The same, by the reference interpreter: slow to run, but ready at once."""
@@ -91,16 +97,16 @@ class Compiler:
 
         return compile_graph(graph, parse_device(FALLBACK), self.options, name=self.origin.name)
 
-    def _compiled(self, graph: Graph, stages: Stages) -> Executable:
+    def _compiled(self, graph: Graph, stages: Stages, options: Options) -> Executable:
         from tilth.compiler.driver import compile_graph
 
-        return compile_graph(graph, self.device, self.options, stages, self.origin.name)
+        return compile_graph(graph, self.device, options, stages, self.origin.name)
 
     def _cached(
-        self, make: Callable[[], Executable], key: Callable[[], dict[str, Any]]
+        self, make: Callable[[Options], Executable], key: Callable[[], dict[str, Any]]
     ) -> Executable:
         if self.store is None:
-            return make()
+            return make(self.options)
         place = (self.device, self.options, self.origin.name)
         executable = through_cache(self.store, make, *place, key())
         self.origin.remember(self.store)

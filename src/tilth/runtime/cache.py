@@ -14,15 +14,17 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tilth.ir.errors import TilthError
-from tilth.runtime.entry import EntryError, read_entry, write_entry
+from tilth.runtime.draft import SUFFIX as PART_SUFFIX
+from tilth.runtime.draft import Draft
+from tilth.runtime.entry import EntryError, read_entry
 
 DEFAULT_LIMIT = 4 << 30
 _SUFFIX = ".tilth"
@@ -60,28 +62,34 @@ class Cache:
             return None
         return tree
 
-    def store(self, key: str, tree: Mapping[str, Any]) -> bool:
-        """Write an entry and evict old ones. False (and a warning) when it could not be kept."""
+    @contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """An entry to be made, in whose file arrays can be allocated; see `store`."""
+        draft = Draft(self.root, self.limit)
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(suffix=".part", dir=self.root)
-            os.close(handle)
-        except OSError as e:
-            log.warning("the cache %s cannot be written: %s", self.root, e)
-            return False
-        part = Path(name)
-        try:
-            write_entry(part, tree)
-            size = part.stat().st_size
-            if size > self.limit:
-                log.warning("not cached: %d bytes, more than the bound of %d", size, self.limit)
-                return False
-            part.replace(self._path(key))
-        except OSError as e:
-            log.warning("the cache %s cannot be written: %s", self.root, e)
-            return False
+            yield draft
         finally:
-            part.unlink(missing_ok=True)
+            try:
+                draft.close()
+            except OSError as e:
+                log.warning("the cache %s cannot be written: %s", self.root, e)
+
+    def store(self, key: str, tree: Mapping[str, Any], draft: Draft | None = None) -> bool:
+        """Write an entry and evict old ones. False (and a warning) when it could not be kept.
+
+        Arrays that were allocated in `draft` are not written again.
+        """
+        if draft is None:
+            with self.draft() as own:
+                return self.store(key, tree, own)
+        try:
+            size = draft.publish(tree, self._path(key))
+        except OSError as e:
+            log.warning("the cache %s cannot be written: %s", self.root, e)
+            return False
+        if size > self.limit:
+            log.warning("not cached: %d bytes, more than the bound of %d", size, self.limit)
+            return False
         self._evict(keep=self._path(key))
         return True
 
@@ -130,7 +138,7 @@ class Cache:
         self._remove_leftovers(_STALE_SECONDS)
 
     def _remove_leftovers(self, older_than: float) -> None:
-        for path in self.root.glob("*.part"):
+        for path in self.root.glob(f"*{PART_SUFFIX}"):
             try:
                 if time.time() - path.stat().st_mtime >= older_than:
                     path.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from tilth.runtime.cache import Cache, cache_key
@@ -13,7 +14,7 @@ from tilth.runtime.target import Device, Options, target
 
 def through_cache(
     store: Cache,
-    make: Callable[[], Executable],
+    make: Callable[[Options], Executable],
     device: Device,
     options: Options,
     name: str,
@@ -21,6 +22,7 @@ def through_cache(
 ) -> Executable:
     """The executable that `make` would make, from `store` if it is there.
 
+    `make` is given the options, and a place for weights: the file that they will be kept in.
     `key` is everything that it follows from besides the device, the options and Tilth's own code;
     JSON-able. `name` is what its report calls the model.
     """
@@ -29,8 +31,9 @@ def through_cache(
     found = cache_key(**key, **place)
     executable = _restored(store, found, name)
     if executable is None:
-        executable = make()
-        store.store(found, executable.state())
+        with store.draft() as draft:
+            executable = make(replace(options, allocate=draft.allocate))
+            store.store(found, executable.state(), draft)
     return executable
 
 

@@ -1,12 +1,14 @@
 """One cache entry as a file: a JSON tree whose arrays and byte strings are sections of the file.
 
-Layout: a fixed header (magic, format version, length and SHA-256 of the manifest), the manifest
-(JSON: the tree, and offset, length and checksum of each section), then the sections, each aligned
-to 64 bytes so that arrays are used straight from the memory map. Nothing is ever unpickled.
+Layout: a fixed header (magic, format version, and where the manifest is: offset, length, SHA-256),
+the sections, each aligned to 64 bytes so that arrays are used straight from the memory map, and the
+manifest (JSON: the tree, and offset, length and checksum of each section). The header is written
+last. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -23,33 +25,80 @@ from tilth.ir.types import DTYPES, dtype_of
 from tilth.runtime.digest import checksum
 
 MAGIC = b"TILTHART"
-VERSION = 2
+VERSION = 3
 ALIGNMENT = 64
-_HEADER = struct.Struct("<8sIxxxxQ32s")  # magic, version, manifest length, manifest SHA-256
+_HEADER = struct.Struct("<8sIxxxxQQ32s")  # magic, version, manifest: offset, length, SHA-256
 
 
 class EntryError(Exception):
     """The file is not a whole, unchanged entry of this format; the message says what is off."""
 
 
-def write_entry(path: Path, tree: Mapping[str, Any]) -> None:
-    """Write `tree` (dicts with str keys, lists, JSON scalars, bytes, arrays) to `path`.
+class EntryWriter:
+    """Fills an empty file, open for reading and writing. Parts of it may be filled in place."""
 
-    Tuples come back as lists. Raises TypeError for anything else in the tree, OSError.
-    """
-    sections: list[memoryview] = []
-    root = _encode(tree, sections)
-    table, offset = [], 0
-    for section in sections:
-        table.append({"offset": offset, "length": section.nbytes, "checksum": checksum(section)})
-        offset += _aligned(section.nbytes)
-    manifest = json.dumps({"tree": root, "sections": table}, separators=(",", ":")).encode()
-    with path.open("wb") as file:
-        file.write(_HEADER.pack(MAGIC, VERSION, len(manifest), hashlib.sha256(manifest).digest()))
-        file.write(manifest)
-        for section in sections:
-            _pad(file)
-            file.write(section)
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._end = _aligned(_HEADER.size)
+        self._rooms: list[tuple[np.ndarray, int]] = []  # with their offsets
+
+    def room(self, nbytes: int) -> np.ndarray:
+        """Bytes of the file, mapped to be written. Raises OSError where it cannot be extended.
+
+        The space is taken now: writing to a mapping must not find a full disk.
+        """
+        if not hasattr(os, "posix_fallocate"):
+            raise OSError(errno.ENOTSUP, "this system cannot reserve space in a file")
+        start = _aligned(self._end, mmap.ALLOCATIONGRANULARITY)
+        os.posix_fallocate(self._file.fileno(), start, nbytes)
+        mapped = mmap.mmap(self._file.fileno(), nbytes, offset=start)
+        array = np.frombuffer(mapped, np.uint8)
+        self._rooms.append((array, start))
+        self._end = start + nbytes
+        return array
+
+    def write(self, tree: Mapping[str, Any]) -> int:
+        """Write `tree` (dicts with str keys, lists, JSON scalars, bytes, arrays); the size.
+
+        Arrays that lie in rooms are there already. Tuples come back as lists. Raises TypeError for
+        anything else in the tree, OSError.
+        """
+        sections: list[memoryview] = []
+        root = _encode(tree, sections)
+        table = [
+            {"offset": self._place(s), "length": s.nbytes, "checksum": checksum(s)}
+            for s in sections
+        ]
+        manifest = json.dumps({"tree": root, "sections": table}, separators=(",", ":")).encode()
+        where = self._append(memoryview(manifest)), len(manifest)
+        self._file.seek(0)
+        self._file.write(_HEADER.pack(MAGIC, VERSION, *where, hashlib.sha256(manifest).digest()))
+        self._file.flush()
+        return self._end
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _place(self, section: memoryview) -> int:
+        """The offset of a section, which is written if it is not in the file."""
+        address = np.frombuffer(section, np.uint8).ctypes.data
+        for room, offset in self._rooms:
+            inside = address - room.ctypes.data
+            if 0 <= inside <= room.nbytes - section.nbytes and section.nbytes:
+                return offset + inside
+        return self._append(section)
+
+    def _append(self, section: memoryview) -> int:
+        start = self._file.seek(_aligned(self._end))
+        self._file.write(section)
+        self._end = start + section.nbytes
+        return start
+
+
+def write_entry(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write `tree` to `path`. Raises TypeError, OSError: see `EntryWriter.write`."""
+    with path.open("w+b") as file:
+        EntryWriter(file).write(tree)
 
 
 def read_entry(path: Path) -> dict[str, Any]:
@@ -61,15 +110,14 @@ def read_entry(path: Path) -> dict[str, Any]:
         if os.fstat(file.fileno()).st_size < _HEADER.size:
             raise EntryError("shorter than a header")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    magic, version, length, expected = _HEADER.unpack_from(data)
+    magic, version, offset, length, expected = _HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION:
         raise EntryError(f"not an entry of format version {VERSION}")
-    manifest = data[_HEADER.size : _HEADER.size + length]
+    manifest = data[offset : offset + length]
     if hashlib.sha256(manifest).digest() != expected:
         raise EntryError("the manifest does not match its digest")
     parsed = json.loads(bytes(manifest))
-    start = _aligned(_HEADER.size + length)
-    sections = [data[start + s["offset"] :][: s["length"]] for s in parsed["sections"]]
+    sections = [data[s["offset"] :][: s["length"]] for s in parsed["sections"]]
     for i, (section, told) in enumerate(zip(sections, parsed["sections"], strict=True)):
         if checksum(section) != told["checksum"]:
             raise EntryError(f"section {i} does not match its checksum")
@@ -113,10 +161,5 @@ def _decode(value: Any, sections: list[memoryview]) -> Any:
     return flat.view(dtype.numpy)[: math.prod(shape)].reshape(shape)
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def _pad(file: BinaryIO) -> None:
-    """Fill up to the next aligned offset."""
-    file.write(bytes(_aligned(file.tell()) - file.tell()))
+def _aligned(offset: int, alignment: int = ALIGNMENT) -> int:
+    return -(-offset // alignment) * alignment

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from tilth.ir.errors import DeviceError
 from tilth.ir.graph import Graph, Node
+from tilth.runtime.memory import aligned_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,14 @@ class Traits:
 class Options:
     """What the caller asks of a compilation. `threads` 0 means all cores this process may use.
 
-    `tune` allows a target to time alternatives; without it, compiling is deterministic.
+    `tune` allows a target to time alternatives; without it, compiling is deterministic. `allocate`
+    gives so many bytes for packed weights, at an address that is a multiple of 64.
     """
 
     threads: int = 0
     precision: Literal["default", "exact"] = "default"
     tune: bool = False
+    allocate: Callable[[int], np.ndarray] = field(default=aligned_bytes, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
