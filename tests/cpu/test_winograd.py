@@ -128,7 +128,7 @@ def test_error_against_float64(transform, bound):
     result = np.empty((1, 12, 12, 32), np.float32)
     body = body_of(convolution, x.shape, w.shape)
     operands = operand(x), operand(w, constant=True)
-    kernel = with_transform(transform)(body, operands, (operand(result),), host_isa(), 1)
+    kernel = with_transform(transform)(Task(body, operands, (operand(result),), host_isa(), 1))
     CompiledKernel(kernel)([x, w], [result])
     assert np.abs(result - exact).max() <= bound * np.abs(exact).max()
 
