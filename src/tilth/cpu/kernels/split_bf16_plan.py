@@ -262,13 +262,8 @@ _STREAM = 4.6  # from beyond L2
 _HIDDEN = 0.9
 
 
-def choose(form: Contraction, constant: bool, isa: Isa, threads: int) -> Plan:
-    """The plan with the fewest estimated cycles."""
-    return ranked(form, constant, isa, threads)[0]
-
-
 def ranked(form: Contraction, constant: bool, isa: Isa, threads: int) -> list[Plan]:
-    """All plans worth considering, by estimated cycles."""
+    """All plans worth considering, those with the fewest estimated cycles first."""
     found = {p.blocks: p for p in _candidates(problem_of(form), constant, isa, threads)}
     return sorted(found.values(), key=lambda plan: (cycles(plan, isa, threads), plan.blocks))
 

@@ -131,17 +131,10 @@ class Plan:
         return self.products * self.problem.channels * self.problem.vectors * self.vector
 
 
-def choose(
-    problem: Problem, isa: Isa, threads: int, transforms: Sequence[Transform] = (F4, F2)
-) -> Plan:
-    """The plan with the fewest estimated cycles, from shapes and cache sizes alone."""
-    return ranked(problem, isa, threads, transforms)[0]
-
-
 def ranked(
     problem: Problem, isa: Isa, threads: int, transforms: Sequence[Transform] = (F4, F2)
 ) -> list[Plan]:
-    """All plans, those with the fewest estimated cycles first."""
+    """All plans, those with the fewest estimated cycles first, from sizes alone."""
     plans = itertools.chain(*(_candidates(problem, t, isa, threads) for t in transforms))
     return sorted(dict.fromkeys(plans), key=lambda plan: cycles(plan, isa, threads))
 
