@@ -120,6 +120,53 @@ def test_idle_threads_sleep(region):
     assert time.process_time() - before < 0.05
 
 
+def test_helpers_keep_off_the_callers_core(monkeypatch):
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    monkeypatch.setattr(threads, "_pools", {})
+    mean = chain_of_means(2)
+    for own in cores[:2]:
+        monkeypatch.setattr(threads, "_current_core", lambda core=own: core)
+        check(mean, calls=1)
+        (helper,) = threads._pools[2]._helpers
+        assert os.sched_getaffinity(helper) == set(cores) - {own}
+    assert os.sched_getaffinity(0) == set(cores)  # the caller's own are left alone
+
+
+def test_the_other_cores_are_dealt_among_the_helpers(monkeypatch):
+    dealt = {}
+    lent = threads.Pool.__new__(threads.Pool)
+    lent.crowded, lent._cores, lent._caller_core = False, set(range(8)), -1
+    lent._helpers = [101, 102, 103]
+    monkeypatch.setattr(threads, "_current_core", lambda: 2)
+    monkeypatch.setattr(os, "sched_setaffinity", dealt.__setitem__)
+    lent.place()
+    assert dealt == {101: [0, 4, 7], 102: [1, 5], 103: [3, 6]}
+    dealt.clear()
+    lent.place()
+    assert not dealt  # the caller has not moved
+
+
+def test_more_threads_than_cores_are_left_to_the_system(monkeypatch):
+    monkeypatch.setattr(threads, "_pools", {})
+    monkeypatch.setattr(threads, "_usable_cores", lambda: {0})
+    monkeypatch.setattr(os, "sched_setaffinity", None)
+    check(chain_of_means(2), calls=3)
+    assert threads._pools[2].crowded
+
+
+def test_a_helper_may_lose_its_cores(monkeypatch):
+    """A container's cores may be changed at any time."""
+
+    def refuse(native_id, cores):
+        raise OSError("invalid argument")
+
+    monkeypatch.setattr(threads, "_pools", {})
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    check(chain_of_means(2), calls=3)
+
+
 def test_a_profile_has_one_record_per_step_and_thread(region):
     records = region.profile([np.ones(N, np.float32)])
     assert len(records) == STEPS * region.threads

@@ -15,7 +15,7 @@ from tilth.cpu.emit import I8, I32, I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.jit import new_module
 from tilth.cpu.memory import Memory, aligned, conflicts, pointer_of
-from tilth.cpu.spmd import barrier, emit_runtime
+from tilth.cpu.spmd import barrier, emit_now, emit_runtime
 from tilth.cpu.steps import Branch, Item, Loop, Step, all_steps
 from tilth.cpu.view import Counter, Motion, View
 
@@ -23,7 +23,6 @@ ARENA, WEIGHTS, PROFILE, FIRST_INPUT = range(4)
 EXPORTS = ("tilth_run", "tilth_worker")
 RECORD_BYTES = 16  # start and end of a step on a thread, nanoseconds, i64 each
 
-_CLOCK_MONOTONIC = 1
 _Functions = Mapping[Hashable, ll.Function]
 
 
@@ -185,10 +184,6 @@ class _Main:
         e = self.e
         null = e.b.icmp_unsigned("==", self.profile, ll.Constant(PTR, None))
         with e.when(e.b.not_(null)):
-            clock = e.declare("clock_gettime", I32, [I32, PTR])
-            spec = e.var(ll.ArrayType(I64, 2))
-            e.b.call(clock, [I32(_CLOCK_MONOTONIC), spec])
-            seconds, nanoseconds = e.load(spec, I64), e.load(e.offset(spec, 8), I64)
-            now = e.b.add(e.b.mul(seconds, I64(10**9)), nanoseconds)
+            now = emit_now(e)
             row = e.b.mul(self.tid, I64(RECORD_BYTES * steps))
             e.store(now, e.offset(self.profile, e.b.add(row, I64(8 * record))))

@@ -13,7 +13,7 @@ import numpy as np
 from tilth.cpu.jit import LoadedObject
 from tilth.cpu.memory import aligned
 from tilth.cpu.program import ARENA, EXPORTS, FIRST_INPUT, PROFILE, WEIGHTS
-from tilth.cpu.spmd import POOL_BYTES
+from tilth.cpu.spmd import pool_memory
 from tilth.ir.types import DTYPES, TensorType
 from tilth.runtime.memory import aligned_bytes
 from tilth.runtime.target import KernelInfo, KernelRecord
@@ -129,9 +129,11 @@ class _Engine:
                 self._call(inputs, outputs, profile, 0)
             return
         lent = pool(
-            self._threads, self._object.address("tilth_worker"), POOL_BYTES, keep_alive=self._object
+            *(self._threads, self._object.address("tilth_worker"), pool_memory),
+            keep_alive=self._object,
         )
         with lent.lock:
+            lent.place()
             self._call(inputs, outputs, profile, lent.address)
 
     def _call(

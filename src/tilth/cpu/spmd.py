@@ -2,13 +2,15 @@
 
 A program is one function `main(table, tid, pool)` that every thread of a pool enters once per call
 (SPMD). Python only lends threads (`runtime/threads.py`): each sits in `tilth_worker`, spinning
-briefly after a call and then asleep on a futex, so that idling costs nothing.
-
-Everything lives in the pool's memory, one cache line per field that threads fight over.
+briefly after a call and then asleep on a futex, so that idling costs nothing. Within a call threads
+spin for longer: what they wait for comes soon, and waking a thread takes 30 us, or milliseconds
+when the system finds it no core. Everything lives in the pool's memory, one cache line per field
+that threads fight over.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import llvmlite.ir as ll
@@ -18,13 +20,32 @@ from tilth.cpu.isa import Isa
 
 # Byte offsets in a pool's memory.
 EPOCH, SLEEPING_WORKERS, MAIN, TABLE = 0, 64, 128, 136
+PATIENCE_WITHIN, PATIENCE_BETWEEN = 144, 152  # calls; nanoseconds of spinning before sleep, i64
 ARRIVED, GENERATION, SLEEPING_AT_BARRIER = 192, 256, 320
 FINISHED, SLEEPING_CALLER = 384, 448
 POOL_BYTES = 512
 
-_SPINS = 2000  # turns with a pause between, some 50-100 us, before a thread goes to sleep
+_PATIENCE = 400_000, 200_000  # within calls, between calls
+_CROWDED_PATIENCE = 10_000, 10_000  # one that spins may keep another from its work
+_TURNS = 64  # of spinning between two looks at the clock
+_CLOCK_MONOTONIC = 1
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
 _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
+
+
+def pool_memory(crowded: bool) -> bytes:
+    """What a pool's memory holds at first; `crowded` if there is no core for each thread."""
+    patience = struct.pack("=qq", *(_CROWDED_PATIENCE if crowded else _PATIENCE))
+    return bytes(PATIENCE_WITHIN) + patience + bytes(POOL_BYTES - PATIENCE_WITHIN - len(patience))
+
+
+def emit_now(e: Emitter) -> Val:
+    """The time in nanoseconds, of a clock that never goes back."""
+    clock = e.declare("clock_gettime", I32, [I32, PTR])
+    spec = e.var(ll.ArrayType(I64, 2))
+    e.b.call(clock, [I32(_CLOCK_MONOTONIC), spec])
+    seconds, nanoseconds = e.load(spec, I64), e.load(e.offset(spec, 8), I64)
+    return e.b.add(e.b.mul(seconds, I64(10**9)), nanoseconds)
 
 
 def emit_runtime(module: ll.Module, isa: Isa, main: ll.Function, threads: int) -> None:
@@ -49,7 +70,8 @@ def barrier(module: ll.Module, isa: Isa, threads: int) -> ll.Function:
             e.b.atomic_rmw("add", generation, I32(1), "seq_cst")
             _wake_sleepers(e, generation, e.offset(pool, SLEEPING_AT_BARRIER))
         with others:
-            _wait_until(e, generation, e.offset(pool, SLEEPING_AT_BARRIER), _differs(e, before))
+            places = GENERATION, SLEEPING_AT_BARRIER, PATIENCE_WITHIN
+            _wait_until(e, pool, places, _differs(e, before))
     return e.finish()
 
 
@@ -71,9 +93,10 @@ def _emit_run(module: ll.Module, isa: Isa, main: ll.Function, threads: int) -> N
     e.b.atomic_rmw("add", epoch, I32(1), "seq_cst")
     _wake_sleepers(e, epoch, e.offset(pool, SLEEPING_WORKERS))
     e.b.call(main, [table, I32(0), pool])
+    everyone = I32(threads - 1)
     _wait_until(
-        *(e, finished, e.offset(pool, SLEEPING_CALLER)),
-        lambda count: e.b.icmp_unsigned("==", count, I32(threads - 1)),
+        *(e, pool, (FINISHED, SLEEPING_CALLER, PATIENCE_WITHIN)),
+        lambda count: e.b.icmp_unsigned("==", count, everyone),
     )
     e.finish()
 
@@ -87,7 +110,8 @@ def _emit_worker(module: ll.Module, isa: Isa) -> None:
     forever = e.fn.append_basic_block("forever")
     e.b.branch(forever)
     e.b.position_at_end(forever)
-    _wait_until(*(e, epoch, e.offset(pool, SLEEPING_WORKERS)), _differs(e, e.b.load(seen, typ=I32)))
+    places = EPOCH, SLEEPING_WORKERS, PATIENCE_BETWEEN
+    _wait_until(e, pool, places, _differs(e, e.b.load(seen, typ=I32)))
     e.b.store(e.b.load_atomic(epoch, "acquire", 4, typ=I32), seen)
     main = e.load(e.offset(pool, MAIN), ll.FunctionType(VOID, [PTR, I32, PTR]).as_pointer())
     table = e.load(e.offset(pool, TABLE), PTR)
@@ -102,22 +126,31 @@ def _differs(e: Emitter, old: Val) -> Callable[[Val], Val]:
     return lambda value: e.b.icmp_unsigned("!=", value, old)
 
 
-def _wait_until(e: Emitter, word: Val, sleepers: Val, ready: Callable[[Val], Val]) -> None:
-    """Return once `ready(*word)`: spin `_SPINS` turns, then sleep until woken."""
-    spins = e.var(I64, I64(0))
-    names = ("test", "patience", "spin", "sleep", "done")
-    test, patience, spin, sleep, done = (e.fn.append_basic_block(f"wait.{n}") for n in names)
+def _wait_until(
+    e: Emitter, pool: Val, places: tuple[int, int, int], ready: Callable[[Val], Val]
+) -> None:
+    """Return once `ready(word)`: spin for as long as patience lasts, then sleep until woken.
+
+    `places` are the offsets of the word, of the number of its sleepers, and of the patience.
+    """
+    word, sleepers, patience = (e.offset(pool, place) for place in places)
+    turns, deadline = e.var(I64, I64(0)), e.var(I64, I64(0))
+    names = ("test", "spin", "look", "sleep", "done")
+    test, spin, look, sleep, done = (e.fn.append_basic_block(f"wait.{n}") for n in names)
     e.b.branch(test)
     e.b.position_at_end(test)
     value = e.b.load_atomic(word, "acquire", 4, typ=I32)
-    e.b.cbranch(ready(value), done, patience)
-    e.b.position_at_end(patience)
-    turn = e.b.load(spins, typ=I64)
-    e.b.store(e.b.add(turn, I64(1)), spins)
-    e.b.cbranch(e.b.icmp_unsigned("<", turn, I64(_SPINS)), spin, sleep)
+    e.b.cbranch(ready(value), done, spin)
     e.b.position_at_end(spin)
     _pause(e)
-    e.b.branch(test)
+    turn = e.b.add(e.b.load(turns, typ=I64), I64(1))
+    e.b.store(turn, turns)
+    e.b.cbranch(e.b.icmp_unsigned("==", e.b.and_(turn, I64(_TURNS - 1)), I64(0)), look, test)
+    e.b.position_at_end(look)
+    now = emit_now(e)
+    with e.when(e.b.icmp_unsigned("==", turn, I64(_TURNS))):
+        e.b.store(e.b.add(now, e.load(patience, I64)), deadline)
+    e.b.cbranch(e.b.icmp_unsigned(">", now, e.b.load(deadline, typ=I64)), sleep, test)
     e.b.position_at_end(sleep)
     e.b.atomic_rmw("add", sleepers, I32(1), "seq_cst")
     _futex(e, word, _WAIT_PRIVATE, value)
