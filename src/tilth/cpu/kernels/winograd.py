@@ -19,9 +19,9 @@ import numpy as np
 
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Packed, Task, once
-from tilth.cpu.kernels import winograd_emit, winograd_plan
-from tilth.cpu.kernels.contraction_form import as_written
-from tilth.cpu.kernels.contraction_plan import Shape
+from tilth.cpu.kernels import contraction_plan, winograd_emit, winograd_plan
+from tilth.cpu.kernels.contraction_form import as_written, canonicalise
+from tilth.cpu.kernels.contraction_plan import Shape, shape_of
 from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
 from tilth.cpu.kernels.winograd_plan import Plan, Problem
 from tilth.ir.cost import graph_flops
@@ -71,8 +71,9 @@ def pays(task: Task) -> bool:
     found = plans(task)
     if not found:
         return False
-    direct = winograd_plan.direct_cycles(problem_of(task), task.isa, task.threads)
-    return winograd_plan.cycles(found[0], task.isa, task.threads) < direct
+    isa, threads = task.isa, task.threads
+    direct = contraction_plan.cycles(shape_of(canonicalise(task), isa), isa, threads)
+    return winograd_plan.cycles(found[0], isa, threads) < direct
 
 
 @once

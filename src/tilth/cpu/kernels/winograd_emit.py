@@ -114,7 +114,9 @@ class _Nest:
             if parts.plain_vectors:
                 with e.when(whole):
                     e.b.call(parts.data(), [source, target])
-            if parts.plain_vectors < self.problem.depth_vectors or self.problem.cut(plan.transform):
+            if parts.plain_vectors < self.problem.depth_vectors or self.problem.cut_share(
+                plan.transform
+            ):
                 e.b.call(parts.patched(), [source, target, self.patch, rows, columns, done])
 
     def _products(self, groups: Range, panels: Range, first_tile: int | Val) -> None:

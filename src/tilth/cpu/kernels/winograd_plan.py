@@ -1,8 +1,8 @@
-"""How a Winograd convolution is executed, what that costs, and what a direct one would cost.
+"""How a Winograd convolution is executed, and what that costs.
 
 A work item is a block of tiles times a part of the output channels. The larger the block, the more
 often each transformed weight is used while it is in cache, but the transformed data and products
-of a block should stay in L2. `cycles` weighs this, and whether Winograd pays at all.
+of a block should stay in L2. `cycles` weighs this.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from tilth.cpu.kernels.winograd_transform import F2, F4, Transform
 
 FLOAT = 4
 _MOST_SCRATCH = 6 << 20  # bytes for each thread, which should stay in a shared L3
+_BLOCK_GROUPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # groups of tiles that a block may have
+_TILINGS = 8  # for each transform, whose divisions are considered
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,6 @@ class Problem:
     lanes: int
 
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the direct convolution."""
-        return self.batch * self.height * self.width * 9 * self.channels * self.filters
-
-    @property
     def vectors(self) -> int:
         """Vectors of output channels."""
         return -(-self.filters // self.lanes)
@@ -49,9 +46,10 @@ class Problem:
         """Vectors of input channels."""
         return -(-self.channels // self.lanes)
 
-    def cut(self, transform: Transform) -> bool:
-        """Do tiles hang over the border?"""
-        return bool(self.height % transform.outputs or self.width % transform.outputs)
+    def cut_share(self, transform: Transform) -> float:
+        """The share of tiles that hang over the border."""
+        whole = (self.height // transform.outputs) * (self.width // transform.outputs)
+        return 1 - self.batch * whole / math.prod(self.grid(transform))
 
     def grid(self, transform: Transform) -> tuple[int, int, int]:
         """Tiles: (batch, down, across)."""
@@ -134,36 +132,37 @@ class Plan:
 def ranked(
     problem: Problem, isa: Isa, threads: int, transforms: Sequence[Transform] = (F4, F2)
 ) -> list[Plan]:
-    """All plans, those with the fewest estimated cycles first, from sizes alone."""
+    """Plans, those with the fewest estimated cycles first, from shapes and cache sizes alone."""
     plans = itertools.chain(*(_candidates(problem, t, isa, threads) for t in transforms))
     return sorted(dict.fromkeys(plans), key=lambda plan: cycles(plan, isa, threads))
 
 
 def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) -> Iterator[Plan]:
-    """Divisions into work items, in which all threads get a share where that is possible."""
+    """The best register tiles with all divisions into work items, in which all threads get a share
+    where that is possible."""
     total = math.prod(problem.grid(transform))
-    tiling = tiles.choose(
-        *(isa, 1, total, problem.vectors, problem.channels),
-        fetching=True,
-        penalty=lambda t: 1 + _ROW * t.width.size,
-    )
-    groups, panels = tiling.width.count, tiling.panels.count
-    for tile_blocks in sorted({-(-groups // size) for size in range(1, groups + 1)}):
-        for blocks in {tile_blocks, min(groups, -(-tile_blocks // threads) * threads)}:
-            for panel_blocks in {1, min(threads, panels)}:
-                plan = Plan(problem, transform, tiling, blocks, panel_blocks)
-                if blocks == groups or plan.scratch <= _MOST_SCRATCH:
-                    yield plan
+    every = tiles.candidates(isa, 1, total, problem.vectors, fetching=True)
+    for tiling in sorted(every, key=lambda t: _product(problem, t, isa))[:_TILINGS]:
+        groups, panels = tiling.width.count, tiling.panels.count
+        for tile_blocks in sorted({-(-groups // size) for size in (*_BLOCK_GROUPS, groups)}):
+            for blocks in {tile_blocks, min(groups, -(-tile_blocks // threads) * threads)}:
+                for panel_blocks in {1, min(threads, panels)}:
+                    plan = Plan(problem, transform, tiling, blocks, panel_blocks)
+                    if blocks == groups or plan.scratch <= _MOST_SCRATCH:
+                        yield plan
 
 
 # -- what it costs -------------------------------------------------------------------------------
-# Fitted to measurements on two threads, with weights that are not in L2. Cycles; bytes per cycle.
-_ROW = 0.02  # share of time that each row of a register tile costs, as its data come from L2
-_DIRECT = 0.71  # share of the FMA peak that direct kernels reach
-_STREAM = 3.7  # weights from memory or L3
-_ROOM = 0.42  # share of L2 that transformed data and products have
-_SPILL = 4.0  # what of them is not there
-_TRANSFORM = 0.25  # cycles per byte of a patch
+# Fitted to measurements on two threads, with weights from beyond L2. Cycles; bytes per cycle.
+_STREAM = 4.4  # weights from memory or L3
+_HIDDEN = 0.8  # how much of the shorter of multiplying and streaming hides behind the longer
+_PANEL = 150  # weights from L2 to the FMAs, beside them
+_DATA = 0.1  # cycles per byte of a patch that is transformed
+_CUT = 5  # times as many more for a patch that hangs over the border
+_RESULT = 0.06  # cycles per byte of products that are transformed
+_ROOM = 0.5  # share of L2 that transformed data and products have
+_SPILL = 11  # what of them is not there
+_ITEM = 400  # cycles of a work item
 
 
 def cycles(plan: Plan, isa: Isa, threads: int) -> float:
@@ -174,20 +173,20 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     columns = min(1.0, math.ceil(panels.count / plan.panel_blocks) * panels.width / p.vectors)
     share = min(1.0, items * rows * columns)
     blocks = math.ceil(items / plan.panel_blocks)  # whose data the thread transforms
-    per_vector = elements * isa.vector_bytes * _TRANSFORM  # to transform one vector of a patch
-    transforms = per_vector * plan.tiles * (blocks * rows * p.depth_vectors + share * p.vectors)
+    patches = elements * isa.vector_bytes * plan.tiles  # bytes, of one vector of channels
+    data = _DATA * (1 + _CUT * p.cut_share(plan.transform)) * blocks * rows * p.depth_vectors
+    transforms = patches * (data + _RESULT * share * p.vectors)
     part = plan.weights * columns
     again = items - min(items, plan.panel_blocks)  # times that it reads weights which it has read
     resident = part if again and part <= isa.l2 // 2 else 0
     spilled = 2 * items * max(0, plan.scratch + resident - isa.l2 * _ROOM) / _SPILL
-    products = share * elements * tiles.cost(isa, plan.tiling, p.channels)
-    weights = (items - again + (0 if resident else again)) * part
-    return transforms + spilled + max(products, weights / _STREAM)
+    products = share * elements * _product(p, plan.tiling, isa)
+    stream = (items - again + (0 if resident else again)) * part / _STREAM
+    beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
+    return items * _ITEM + transforms + spilled + beside
 
 
-def direct_cycles(problem: Problem, isa: Isa, threads: int) -> float:
-    """Estimated cycles of the direct kernel, which shares out columns where rows are few."""
-    columns = problem.vectors * isa.lanes
-    products = problem.macs * columns / problem.filters / (2 * isa.lanes * _DIRECT)
-    weights = 9 * problem.channels * columns * FLOAT
-    return max(products, weights / _STREAM) / threads
+def _product(problem: Problem, tiling: Tiling, isa: Isa) -> float:
+    """Estimated cycles of one product of all tiles; rows of register tiles read all weights."""
+    weights = problem.channels * problem.vectors * isa.vector_bytes * tiling.width.count
+    return tiles.cost(isa, tiling, problem.channels) + weights / _PANEL
