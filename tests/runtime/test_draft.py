@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,29 @@ def test_it_lies_in_the_file_and_is_not_written_again(cache: Cache):
     assert 32 * MIB < path.stat().st_size < 33 * MIB
 
 
+@pytest.mark.parametrize("expected", [MIB, 2 * MIB, 8 * MIB + 3])
+def test_it_does_not_matter_how_much_was_expected(cache: Cache, expected: int):
+    with cache.draft(expected) as draft:
+        array = filled(draft)
+        assert store(cache, array, draft=draft)
+    assert_stored(cache, array)
+    assert cache.info().nbytes < 2 * MIB + 10_000
+    assert not [t for t in threading.enumerate() if t.name == "tilth-warmer"]
+
+
+def test_a_draft_that_is_expected_but_not_used_leaves_nothing(cache: Cache):
+    with cache.draft(64 * MIB):
+        pass
+    assert files(cache) == []
+    assert not [t for t in threading.enumerate() if t.name == "tilth-warmer"]
+
+
+@needs_reservations
+def test_more_than_the_limit_is_not_reserved(cache: Cache):
+    with Cache(cache.root, 2 * MIB).draft(3 * MIB):
+        assert not cache.root.exists()
+
+
 def test_parts_of_what_was_allocated_can_be_kept(cache: Cache):
     with cache.draft() as draft:
         array = filled(draft)
@@ -113,7 +137,7 @@ def test_a_full_disk_is_a_warning_and_weights_lie_in_memory(cache: Cache, monkey
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     monkeypatch.setattr("tilth.runtime.draft.EntryWriter.write", full)
-    with caplog.at_level(logging.WARNING, "tilth"), cache.draft() as draft:
+    with caplog.at_level(logging.WARNING, "tilth"), cache.draft(2 * MIB) as draft:
         array = filled(draft)
         assert not store(cache, array, draft=draft)
     assert "No space left" in caplog.text

@@ -1,4 +1,4 @@
-"""Weights in mapped files: a copy in another form lets go of the pages it was made from."""
+"""Weights in mapped files: memory for them is taken ahead, and let go of once they are copied."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tilth.runtime.mapped import release
+from tilth.runtime import mapped as module
+from tilth.runtime.mapped import Warmer, release
 
 STATUS = Path("/proc/self/status")
 MIB = 1 << 20
@@ -53,3 +54,37 @@ def test_other_arrays_are_left_alone(mapped: np.ndarray):
     for each in (array, array[::2], mapped.T, np.zeros(0)):
         release(each)
     assert array.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.fixture
+def writable(tmp_path: Path) -> mmap.mmap:
+    """64 MiB of a file, all ones."""
+    (tmp_path / "w.bin").write_bytes(b"\1" * 64 * MIB)
+    with (tmp_path / "w.bin").open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+
+
+@needs_proc
+def test_warming_keeps_contents_and_takes_no_memory_of_the_process(writable: mmap.mmap):
+    before = pages_of_files()
+    warmer = Warmer(writable)
+    warmer._thread.join()
+    assert pages_of_files() < before + 40 * MIB  # one chunk at a time
+    warmer.stop()
+    assert writable[:] == b"\1" * 64 * MIB
+
+
+def test_warming_ends_when_it_is_stopped(writable: mmap.mmap, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", mmap.PAGESIZE)
+    warmer = Warmer(writable)
+    warmer.stop()
+    assert not warmer._thread.is_alive()
+    warmer.stop()
+
+
+def test_a_system_without_this_is_left_alone(writable: mmap.mmap, monkeypatch):
+    monkeypatch.setattr(module, "_POPULATE_WRITE", 12345)
+    Warmer(writable).stop()
+    monkeypatch.setattr("sys.platform", "darwin")
+    Warmer(writable).stop()
+    assert writable[:1] == b"\1"

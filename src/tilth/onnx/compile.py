@@ -51,7 +51,10 @@ class Compiler:
                 graph = import_graph(self.origin.model, shapes)
             return self._compiled(graph, stages, options)
 
-        return self._cached(make, lambda: {"model": self.origin.digest, "shapes": dict(shapes)})
+        def key() -> dict[str, Any]:
+            return {"model": self.origin.digest, "shapes": dict(shapes)}
+
+        return self._cached(make, key, self._weight_bytes)
 
     def special(
         self, feeds: Mapping[str, np.ndarray]
@@ -74,8 +77,7 @@ class Compiler:
         def make(options: Options) -> Executable:
             return self._compiled(special.graph, stages, options)
 
-        executable = self._cached(make, key)
-        return executable, special.fixed
+        return self._cached(make, key, self._weight_bytes), special.fixed
 
     def segment(self, graph: Graph) -> Executable:
         """For a part of the model; equal parts of any models are one entry of the cache."""
@@ -88,7 +90,10 @@ class Compiler:
         def make(options: Options) -> Executable:
             return self._compiled(graph, Stages(self.progress), options)
 
-        return self._cached(make, key)
+        def weight_bytes() -> int:
+            return sum(n.attrs["value"].nbytes for n in graph.nodes if n.op == "constant")
+
+        return self._cached(make, key, weight_bytes)
 
     def interpreted(self, graph: Graph) -> Executable:
         """The same, by the reference interpreter: slow to run, but ready at once."""
@@ -103,11 +108,19 @@ class Compiler:
         return compile_graph(graph, self.device, options, stages, self.origin.name)
 
     def _cached(
-        self, make: Callable[[Options], Executable], key: Callable[[], dict[str, Any]]
+        self,
+        make: Callable[[Options], Executable],
+        key: Callable[[], dict[str, Any]],
+        weight_bytes: Callable[[], int],
     ) -> Executable:
         if self.store is None:
             return make(self.options)
         place = (self.device, self.options, self.origin.name)
-        executable = through_cache(self.store, make, *place, key())
+        executable = through_cache(self.store, make, *place, key(), weight_bytes)
         self.origin.remember(self.store)
         return executable
+
+    def _weight_bytes(self) -> int:
+        from tilth.onnx.importer import weight_bytes
+
+        return weight_bytes(self.origin.model)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilth.onnx.tensors import tensor_bytes
-from tilth.runtime.digest import combined, digest
+from tilth.runtime.digest import combined, digest, each
 from tilth.runtime.mapped import release
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _STORED = ("raw_data", "external_data", "data_location")
 def model_digest(model: OnnxModel) -> str:
     """Equal for models that say the same, wherever their files lie. Raises ModelError."""
     graph = model.proto.graph
-    weights = (combined(_weight_digests(model, tensor)) for tensor in graph.initializer)
+    weights = each(lambda tensor: combined(_weight_digests(model, tensor)), graph.initializer)
     external = (_contents_digest(model, tensor) for tensor in _external_tensors(graph))
     return combined([*_field_digests(model.proto), *weights, *external])
 

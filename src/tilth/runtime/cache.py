@@ -63,9 +63,12 @@ class Cache:
         return tree
 
     @contextmanager
-    def draft(self) -> Iterator[Draft]:
-        """An entry to be made, in whose file arrays can be allocated; see `store`."""
-        draft = Draft(self.root, self.limit)
+    def draft(self, expected: int = 0) -> Iterator[Draft]:
+        """An entry to be made, in whose file arrays can be allocated; see `store`.
+
+        `expected` is about how many bytes they will take.
+        """
+        draft = Draft(self.root, self.limit, expected)
         try:
             yield draft
         finally:

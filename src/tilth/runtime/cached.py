@@ -19,19 +19,21 @@ def through_cache(
     options: Options,
     name: str,
     key: Mapping[str, Any],
+    expected: Callable[[], int],
 ) -> Executable:
     """The executable that `make` would make, from `store` if it is there.
 
     `make` is given the options, and a place for weights: the file that they will be kept in.
     `key` is everything that it follows from besides the device, the options and Tilth's own code;
-    JSON-able. `name` is what its report calls the model.
+    JSON-able. `name` is what its report calls the model; `expected` says about how many bytes of
+    weights it has.
     """
     fingerprint = target(device.kind).fingerprint(options)
     place = {"device": str(device), "precision": options.precision, "target": fingerprint}
     found = cache_key(**key, **place)
     executable = _restored(store, found, name)
     if executable is None:
-        with store.draft() as draft:
+        with store.draft(expected()) as draft:
             executable = make(replace(options, allocate=draft.allocate))
             store.store(found, executable.state(), draft)
     return executable

@@ -27,7 +27,7 @@ def digest(data: bytes | memoryview) -> str:
     if view.nbytes <= CHUNK:
         return hashlib.sha256(view).hexdigest()
     chunks = [view[i : i + CHUNK] for i in range(0, view.nbytes, CHUNK)]
-    return combined(_each(lambda chunk: hashlib.sha256(chunk).hexdigest(), chunks))
+    return combined(each(lambda chunk: hashlib.sha256(chunk).hexdigest(), chunks))
 
 
 def combined(digests: Iterable[str]) -> str:
@@ -42,13 +42,13 @@ def checksum(data: bytes | memoryview) -> str:
     blocks = np.frombuffer(view[:whole], np.uint64).reshape(-1, _BLOCK // 8 // _COLUMNS, _COLUMNS)
     parts = [blocks[i : i + 8] for i in range(0, len(blocks), 8)]
     found = hashlib.sha256(view[whole:])
-    for sums in _each(lambda part: np.add.reduce(part, axis=1), parts):
+    for sums in each(lambda part: np.add.reduce(part, axis=1), parts):
         found.update(sums)
     return found.hexdigest()
 
 
-def _each(function: Callable[[Any], R], items: Sequence[Any]) -> Iterable[R]:
-    """The results in order; hashing and summing let other threads run."""
+def each(function: Callable[[Any], R], items: Sequence[Any]) -> Iterable[R]:
+    """The results in order, on several cores; hashing and summing let other threads run."""
     if len(items) < 2:
         return map(function, items)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,18 @@ _LEAST = 1 << 20  # bytes from which on a mapping pays
 
 
 class Draft:
-    """At most one file in `root`, made when something asks for it; of at most `limit` bytes."""
+    """At most one file in `root`, made when something asks for it; of at most `limit` bytes.
 
-    def __init__(self, root: Path, limit: int) -> None:
+    Memory for the `expected` bytes is reserved from now on, while something else is done.
+    """
+
+    def __init__(self, root: Path, limit: int, expected: int = 0) -> None:
         self._root, self._limit = root, limit
         self._path: Path | None = None
         self._writer: EntryWriter | None = None
+        if _LEAST <= expected <= limit:
+            with suppress(OSError):  # see `allocate`
+                self._opened().warm(expected)
 
     def allocate(self, nbytes: int) -> np.ndarray:
         """Bytes to be filled, in the file if that has room; else, or if they are few, in memory.
@@ -35,10 +42,8 @@ class Draft:
         Their address is a multiple of 64.
         """
         if _LEAST <= nbytes <= self._limit:
-            try:
+            with suppress(OSError):  # a full or read-only disk: who stores the entry will say so
                 return self._opened().room(nbytes)
-            except OSError:
-                pass  # a full or read-only disk: whoever stores the entry will say so
         return aligned_bytes(nbytes)
 
     def publish(self, tree: Mapping[str, Any], path: Path) -> int:

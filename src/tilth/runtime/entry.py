@@ -23,6 +23,7 @@ import numpy as np
 
 from tilth.ir.types import DTYPES, dtype_of
 from tilth.runtime.digest import checksum
+from tilth.runtime.mapped import Warmer
 
 MAGIC = b"TILTHART"
 VERSION = 3
@@ -41,6 +42,16 @@ class EntryWriter:
         self._file = file
         self._end = _aligned(_HEADER.size)
         self._rooms: list[tuple[np.ndarray, int]] = []  # with their offsets
+        self._warmer: Warmer | None = None
+
+    def warm(self, nbytes: int) -> None:
+        """Begin to reserve memory and space for so many bytes. Raises OSError where there is none.
+
+        It goes on in a thread until they are there, or the file is written.
+        """
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._file.fileno(), 0, nbytes)
+            self._warmer = Warmer(mmap.mmap(self._file.fileno(), nbytes))
 
     def room(self, nbytes: int) -> np.ndarray:
         """Bytes of the file, mapped to be written. Raises OSError where it cannot be extended.
@@ -63,6 +74,7 @@ class EntryWriter:
         Arrays that lie in rooms are there already. Tuples come back as lists. Raises TypeError for
         anything else in the tree, OSError.
         """
+        self._cool()
         sections: list[memoryview] = []
         root = _encode(tree, sections)
         table = [
@@ -73,11 +85,17 @@ class EntryWriter:
         where = self._append(memoryview(manifest)), len(manifest)
         self._file.seek(0)
         self._file.write(_HEADER.pack(MAGIC, VERSION, *where, hashlib.sha256(manifest).digest()))
-        self._file.flush()
+        self._file.truncate(self._end)
         return self._end
 
     def close(self) -> None:
+        self._cool()
         self._file.close()
+
+    def _cool(self) -> None:
+        if self._warmer is not None:
+            self._warmer.stop()
+            self._warmer = None
 
     def _place(self, section: memoryview) -> int:
         """The offset of a section, which is written if it is not in the file."""
