@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tilth.compiler import integer_products, padding, scales, transposed_convolution
+from tilth.compiler import frames, integer_products, padding, scales, transposed_convolution
 from tilth.compiler.cse import merge_common_subexpressions
 from tilth.compiler.decompose import decompose
 from tilth.compiler.fold import fold_constants
@@ -80,6 +80,7 @@ TARGET = (
     *(FOLD, MERGE),
     Pass("channels last", _function(assign_layouts), _channels_last),
     Pass("pixel shuffle", _table(*transposed_convolution.RULES), _channels_last),
+    Pass("frames", _table(*frames.RULES), _channels_last),
     *(SIMPLIFY, FOLD),
     Pass("explicit padding", _table(*padding.RULES), lambda traits: traits.explicit_padding),
     Pass("merge dots", _function(merge_dots)),
