@@ -16,7 +16,8 @@ from tilth.cpu.kernels.contraction_form import canonicalise
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_plan import Plan
 from tilth.ir.errors import CompileError
-from tilth.ir.ops import op
+from tilth.ir.interpreter import interpret
+from tilth.ir.ops import make, op
 from tilth.ir.types import DTYPES, TensorType, bf16, f16, f32, f64, i8, i32, i64, u8
 
 PRODUCT = {"lhs_contract": (1,), "rhs_contract": (0,)}
@@ -202,6 +203,7 @@ def _any_plan(draw, shape, isa, constant):
         deferred=draw(st.booleans()),
         fetch_ahead=constant and draw(st.booleans()),
         fetch_results=draw(st.booleans()),
+        run=draw(st.sampled_from([0, 3, 10, 32, 100])),
     )
     if draw(st.booleans()):
         return replace(plan, chunk=4 * draw(st.integers(1, 5)), tap_loops=len(shape.taps))
@@ -249,20 +251,41 @@ def test_complex_numbers_have_no_kernel():
         contraction.lower(Task(body, (x, x), (x,), ISAS["avx2"], 1))
 
 
-@pytest.mark.parametrize("rows", [1, 30])
-def test_exact_sums_of_many_products_round_little(rows, rng):
-    """Where the depth is one block otherwise, it is one long sum."""
-    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((rows, 9000), (9000, 70)))
-    expected = x.astype(np.float64) @ w.astype(np.float64)
-    body = body_of(matmul, x.shape, w.shape)
+def rms_error(lower, build, x, w):
+    """The error of a kernel's results, over their size, both as root mean squares."""
+    body = body_of(build, x.shape, w.shape)
+    [expected] = interpret(_in_double(body), [x.astype(np.float64), w.astype(np.float64)])
+    result = np.empty(expected.shape, np.float32)
+    operands = (operand(x), operand(w, constant=True))
+    kernel = lower(Task(body, operands, (operand(result),), BOTH_ISAS[0], 1))
+    CompiledKernel(kernel, BOTH_ISAS[0])([x, w], [result])
+    return np.sqrt(((result - expected) ** 2).mean() / (expected**2).mean())
 
-    def error(lower):
-        result = np.empty(expected.shape, np.float32)
-        operands = (operand(x), operand(w, constant=True))
-        kernel = lower(Task(body, operands, (operand(result),), BOTH_ISAS[0], 1))
-        CompiledKernel(kernel, BOTH_ISAS[0])([x, w], [result])
-        return np.abs(result - expected).max() / np.abs(expected).max()
 
-    assert error(contraction.lower_exact) < 5e-7
-    if rows == 1:
-        assert error(contraction.lower_exact) < error(contraction.lower) / 3
+def _in_double(body):
+    return body_of(
+        lambda x, w: make(body.outputs[0].node.op, x, w, **body.outputs[0].node.attrs).outputs[0],
+        *(TensorType(f64, v.shape) for v in body.inputs),
+    )
+
+
+@pytest.mark.parametrize(
+    "build, x, w",
+    [
+        *((matmul, (rows, depth), (depth, 70)) for rows in (1, 30) for depth in (100, 1700, 9000)),
+        (convolve(), (1, 9, 9, 64), (3, 3, 64, 40)),  # two runs per tap
+        (convolve(), (1, 9, 9, 13), (3, 3, 13, 40)),  # two taps in a run, the last alone
+    ],
+)
+def test_exact_sums_round_little_however_deep(build, x, w, rng):
+    """Positive terms times random weights, as after a relu."""
+    arrays = rng.random(x).astype(np.float32), rng.standard_normal(w).astype(np.float32)
+    assert rms_error(contraction.lower_exact, build, *arrays) < 1.8e-7
+
+
+def test_exact_sums_round_less_than_long_ones(rng):
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 9000), (9000, 70)))
+    long, exact = (
+        rms_error(lower, matmul, x, w) for lower in (contraction.lower, contraction.lower_exact)
+    )
+    assert exact < long / 8

@@ -6,6 +6,8 @@ weights. Today there is one algorithm, direct: register tiles over rows and pane
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import llvmlite.ir as ll
 
 from tilth.cpu.isa import Isa
@@ -15,10 +17,9 @@ from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_plan import Plan, Shape
 from tilth.cpu.kernels.packing import packed_panels
+from tilth.cpu.kernels.pairwise import RUN
 from tilth.cpu.kernels.space import body_key, kernel_emitter, require_dtypes, touched_bytes
 from tilth.ir.cost import graph_flops
-
-_EXACT_DEPTH = 128  # products added up in one go, as in ONNX Runtime's convolutions
 
 
 def lower(task: Task, plan: Plan | None = None) -> Kernel:
@@ -69,8 +70,8 @@ def lower_exact(task: Task) -> Kernel:
     shape, constant = _problem(task)
     if task.results[0].size == 0 or not shape.form.accumulator.is_float:
         return lower(task)
-    plan = contraction_plan.choose(shape, constant, task.isa, task.threads, _EXACT_DEPTH)
-    return lower(task, plan)
+    plan = contraction_plan.choose(shape, constant, task.isa, task.threads)
+    return lower(task, replace(plan, run=RUN))
 
 
 def lower_rows(task: Task) -> Kernel:
@@ -114,5 +115,7 @@ def _describe(shape: Shape, g: Geometry) -> str:
         words.append("copied lhs")
     if g.depth_blocks > 1:
         words.append(f"depth {shape.form.depth}/{g.depth_blocks}{' outside' * plan.depth_outside}")
+    if g.runs:
+        words.append("pairwise sums")
     words.append(f"items {plan.row_blocks}x{plan.panel_blocks}")
     return ", ".join(words)

@@ -11,6 +11,7 @@ from tilth.cpu.kernels.contraction_form import LHS, RHS, Loop
 from tilth.cpu.kernels.contraction_plan import Plan, Shape
 from tilth.cpu.kernels.microkernel import unrolling
 from tilth.cpu.kernels.packing import conflict_free
+from tilth.cpu.kernels.pairwise import Runs, cut
 from tilth.cpu.kernels.tiles import Cover
 
 
@@ -60,6 +61,12 @@ class Geometry:
     def uneven(self) -> bool:
         """Is the last chunk of the depth shorter?"""
         return self.chunks > 1 and self.shape.inner.size % self.chunk != 0
+
+    @cached_property
+    def runs(self) -> Runs | None:
+        """How a block's products are added up in short runs; None when they are in one go."""
+        sizes = [*(t.size for t in self.inner_taps), self.chunk]
+        return cut(sizes, self.plan.run) if self.plan.run else None
 
     # -- left operand ------------------------------------------------------------------------
     @property

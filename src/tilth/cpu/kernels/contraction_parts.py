@@ -19,6 +19,7 @@ from tilth.cpu.isa import Isa
 from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
+from tilth.cpu.kernels.contraction_runs import accumulate_in_runs
 from tilth.cpu.kernels.microkernel import LINE, Depth, Stream, accumulate, prefetch
 from tilth.cpu.kernels.packing import pack_column
 
@@ -100,7 +101,11 @@ class Parts:
         if g.shape.form.depth:
             left, right, taps, inner = self._streams(th, tw, vectors, last)
             pace = g.pace if ahead else None
-            accs = accumulate(e, left, right, [lhs, rhs, *ahead], taps, inner, trips, accs, pace)
+            parts = (e, left, right, [lhs, rhs, *ahead], taps, inner, trips, accs)
+            if g.runs is None:
+                accs = accumulate(*parts, pace)
+            else:
+                accs = accumulate_in_runs(*parts, g.runs, pace)
         if block is not None:
             accs = self._with_earlier(e, slot, accs, block)
         if g.plan.deferred or blocked:
@@ -160,11 +165,7 @@ class Parts:
         return e.finish()
 
     def _with_earlier(self, e: Emitter, slot: Val, accs: list[Val], block: Val) -> list[Val]:
-        """The accumulators plus the sums of earlier depth blocks.
-
-        Sums of sums round less than one long sum (Higham, "The accuracy of floating point
-        summation", 1993).
-        """
+        """The accumulators plus the sums of earlier depth blocks."""
         before = e.b.block
         more, ready = e.fn.append_basic_block("more"), e.fn.append_basic_block("ready")
         e.b.cbranch(e.b.icmp_signed(">", block, I64(0)), more, ready)

@@ -1,7 +1,7 @@
 """How one contraction is executed: register tile, cache blocks, operand copies, work items.
 
-A plan costs or saves time and never changes results. `choose` makes one without timing anything;
-a tuner may hand its own to `contraction.lower`.
+A plan costs or saves time and changes no more of a result than its rounding. `choose` makes one
+without timing anything; a tuner may hand its own to `contraction.lower`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Plan:
     leading loops times `chunk` of the innermost one; partial sums wait in scratch. `depth_outside`
     puts the loop over depth blocks outside that over panels. `deferred` runs the epilogue as a
     loop over finished tiles. `fetch_ahead` brings the next block of packed weights into L2 while
-    this one is used, `fetch_results` the lines of a tile's results while it is computed.
+    this one is used, `fetch_results` the lines of a tile's results while it is computed. `run`, if
+    not 0, is about how many products are added up in one go before such sums are added pairwise.
     """
 
     tiling: Tiling
@@ -58,6 +59,7 @@ class Plan:
     deferred: bool = False
     fetch_ahead: bool = False
     fetch_results: bool = False
+    run: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,10 @@ def shape_of(form: Contraction, isa: Isa) -> Shape:
     return Shape(form, max(1, min(isa.lanes, isa.vector_bytes // form.accumulator.nbytes)))
 
 
-def choose(
-    shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int, deepest: int | None = None
-) -> Plan:
-    """A good plan, from shapes and cache sizes alone.
-
-    About `deepest` products are added up in one go: None stands for what the caches like best.
-    """
+def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
+    """A good plan, from shapes and cache sizes alone."""
     tiling = min(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa, threads))
-    return _around(tiling, shape, rhs_is_constant, isa, threads, deepest)
+    return _around(tiling, shape, rhs_is_constant, isa, threads)
 
 
 def ranked(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> list[Plan]:
@@ -167,19 +164,10 @@ def _imbalance(shape: Shape, tiling: Tiling, threads: int) -> float:
     return min(-(-count // threads) * threads / count for count in parts)
 
 
-def _around(
-    tiling: Tiling,
-    shape: Shape,
-    rhs_is_constant: bool,
-    isa: Isa,
-    threads: int,
-    deepest: int | None = None,
-) -> Plan:
+def _around(tiling: Tiling, shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     """The plan for these register tiles."""
     one_tile = tiling.height.count * tiling.width.count == 1  # panels are used only once
-    if deepest is None and not one_tile:
-        deepest = _l2_depth(shape, tiling, isa)
-    chunk, tap_loops = _depth_block(shape, deepest) if deepest else (0, 0)
+    chunk, tap_loops = (0, 0) if one_tile else _depth_block(shape, _l2_depth(shape, tiling, isa))
     depth_outside = bool(chunk) and _too_deep(shape, isa)
     rhs = _rhs_mode(shape, tiling, rhs_is_constant, isa)
     row_blocks, panel_blocks = _cache_blocks(shape, tiling, chunk if depth_outside else 0, rhs, isa)

@@ -29,11 +29,15 @@ def unrolling(accumulators: int, fetching: bool = False) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """One loop over the depth: trip count and byte strides of both operands."""
+    """One loop over the depth: trip count and byte strides of both operands.
+
+    `turns` replaces `size`, the most there are, where a tap's trip count is known at run time.
+    """
 
     size: int
     lhs: int
     rhs: int
+    turns: int | Val | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,8 @@ def accumulate(
             others = [e.offset(p, inner.size // unroll * fetched) for p in others]
             return [e.offset(a, tap.lhs), e.offset(b, tap.rhs), *others, *accs]
 
-        return repeat(e, tap.size, [*pointers, *accumulators], one_tap)[len(pointers) :]
+        turns = tap.size if tap.turns is None else tap.turns
+        return repeat(e, turns, [*pointers, *accumulators], one_tap)[len(pointers) :]
 
     def steps(count: int) -> Callable[[list[Val]], list[Val]]:
         def body(values: list[Val]) -> list[Val]:
