@@ -1,5 +1,7 @@
 """Reduce fusions: reductions of axes that are not the last ones, with prologue and epilogue."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +56,27 @@ def test_every_dtype(kind, dtype, rng):
     type_ = TensorType(dtype, (6, 45))
     body = body_of(lambda x: op.reduce(x, kind=kind, axes=(0,)), type_)
     check(reduce.lower, body, [random_array(rng, dtype, type_.dims)])
+
+
+def lower_exact(task):
+    return reduce.lower(replace(task, exact=True))
+
+
+@pytest.mark.parametrize("dims", [(1, 1, 1), (1, 7, 7), (1, 13, 13), (5, 3, 40), (100, 2, 5)])
+def test_exact_sums_and_extremes_of_any_extents(dims, rng):
+    def moments(x):
+        return [op.reduce(x, kind=kind, axes=(0, 1, 2)) for kind in ("sum", "max", "product")]
+
+    x = rng.uniform(0.9, 1.1, (*dims, 37)).astype(np.float32)
+    check(lower_exact, body_of(lambda x: tuple(moments(x)), x.shape), [x])
+
+
+@pytest.mark.parametrize("shape", [(169, 40), (5000, 40), (3, 2000, 40)])
+def test_exact_sums_round_little_however_long(shape, rng):
+    axes = tuple(range(len(shape) - 1))
+    x = rng.random(shape).astype(np.float32)
+    body = body_of(lambda x: op.reduce(x, kind="sum", axes=axes), x.shape)
+    check(lower_exact, body, [x], tolerance=5e-7)
 
 
 def test_results_keep_size_one_axes(rng):
