@@ -129,13 +129,28 @@ def test_bench(tilth, model: Path, tmp_path: Path):
     assert found["engines"][0]["facts"]["host_ops"] == 1
 
 
-def test_run_in_a_bucket(tilth, tmp_path: Path):
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A model that may be padded along n."""
     text = '<ir_version: 10, opset_import: ["" : 20]> g (float[n,4] x) => (float[n,4] y) '
     onnx.save(onnx.parser.parse_model(text + "{ y = Exp(x) }"), tmp_path / "exp.onnx")
-    arguments = ("--shape", "n=3", "--device", "reference", "--bucket", "n=4,8")
-    out, _ = tilth("run", tmp_path / "exp.onnx", *arguments)
+    return tmp_path / "exp.onnx"
+
+
+BUCKET = ("--shape", "n=3", "--device", "reference", "--bucket", "n=4,8")
+
+
+def test_run_in_a_bucket(tilth, rows: Path):
+    out, _ = tilth("run", rows, *BUCKET)
     assert "[3, 4]" in out
-    _, err = tilth("run", tmp_path / "exp.onnx", "--bucket", "n=x", code=2)
+    _, err = tilth("run", rows, "--bucket", "n=x", code=2)
     assert "--bucket takes SYMBOL=N,N,..., not 'n=x'" in err
-    _, err = tilth("run", tmp_path / "exp.onnx", "--bucket", "m=4", code=2)
+    _, err = tilth("run", rows, "--bucket", "m=4", code=2)
+    assert "no 'm' to pad" in err
+
+
+def test_bench_in_a_bucket(tilth, rows: Path):
+    out, _ = tilth("bench", rows, *BUCKET, "--turns", 1, "--seconds", 0.01)
+    assert "tilth" in out
+    _, err = tilth("bench", rows, "--bucket", "m=4", code=2)
     assert "no 'm' to pad" in err

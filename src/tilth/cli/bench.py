@@ -11,6 +11,7 @@ import typer
 
 import tilth
 from tilth.cli.console import (
+    Buckets,
     DeviceName,
     Inputs,
     ModelPath,
@@ -20,6 +21,7 @@ from tilth.cli.console import (
     err,
     make_feeds,
     out,
+    parse_buckets,
     parse_shapes,
     table,
 )
@@ -41,6 +43,7 @@ def bench(
     against: Annotated[str, typer.Option(help=f"Rivals, by commas: {_RIVALS}.")] = "",
     turns: Annotated[int, typer.Option(min=1, help="Rounds of measuring.")] = 6,
     seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of a turn.")] = 0.6,
+    bucket: Buckets = None,
     resize: Resize = False,
     tune: Annotated[bool, typer.Option("--tune", help="Let Tilth time its kernels first.")] = False,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
@@ -50,14 +53,15 @@ def bench(
     Each engine has a process of its own on the same cores; they take turns while the others sleep.
     `ratio` is the engine's median over Tilth's, `first s` counts from the engine's import, `peak
     MiB` is its process's memory, `error` the largest difference to Tilth's outputs over the
-    largest output.
+    largest output. With a --bucket Tilth computes more than was asked for; the others do not pad.
     """
     loaded = tilth.load(model)
     names = ["tilth", *(name.strip() for name in against.split(",") if name.strip())]
     feeds = make_feeds(loaded, input, parse_shapes(loaded.inputs, shape), resize)
     threads = threads or usable_cores()
+    job = Job(model, feeds, threads, device, tune, parse_buckets(bucket))
     with err.status(f"measuring {loaded.name}"):
-        timings = side_by_side(names, Job(model, feeds, threads, device, tune), turns, seconds)
+        timings = side_by_side(names, job, turns, seconds)
     _show(timings)
     if not timings[0].problem:
         how = "from its cache" if timings[0].facts["from_cache"] else "compiled"

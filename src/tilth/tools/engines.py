@@ -28,13 +28,14 @@ LEAST_CALLS = 5  # per turn, however slow the model
 
 @dataclass(frozen=True)
 class Job:
-    """What an engine is asked to run. `threads` is not 0; `device` and `tune` concern Tilth."""
+    """What an engine is asked to run. `threads` is not 0; what follows them concerns Tilth."""
 
     path: Path
     feeds: Feeds
     threads: int
     device: str = "cpu"
     tune: bool = False
+    buckets: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ def tilth(job: Job) -> Loaded:
     """Tilth; facts: compiled `regions`, `host_ops` outside them, whether `from_cache`."""
     import tilth
 
+    shapes = None if job.buckets else fed_shapes(job.feeds)
     executable = tilth.load(job.path).compile(
-        job.device, job.threads, fed_shapes(job.feeds), tune=job.tune
+        job.device, job.threads, shapes, buckets=job.buckets, tune=job.tune
     )
     feeds = dict(job.feeds)
 
@@ -144,16 +146,16 @@ def tensors(outputs: Sequence[Any]) -> list[np.ndarray]:
 
 
 def serve(pipe: Connection) -> None:
-    """The worker's main: take (engine, job), answer with the first result, then obey.
+    """The worker's main: take (engine, *fields of a job), answer with the first result, then obey.
 
     Messages are (answer, problem). The first answer is (seconds from before the engine's import to
     the first result, outputs, facts). After it, a number of seconds asks for the latencies of that
     long a turn, 0 for the memory peak in bytes; the end of the pipe ends the process.
     """
     try:
-        engine, path, feeds, threads, device, tune = pipe.recv()
-        job = Job(path, feeds, threads, device, tune)
-        use_cores(threads)
+        engine, *asked = pipe.recv()
+        job = Job(*asked)
+        use_cores(job.threads)
         start = time.perf_counter()
         loaded = ENGINES[engine](job)
         outputs = tensors(loaded.run())

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from multiprocessing import Pipe
 from typing import Any
 
@@ -94,7 +94,7 @@ class Worker:
             stderr=self._stderr,
         )
         theirs.close()  # so that a dead worker reads as end of file
-        asked = (job.path, dict(job.feeds), job.threads, job.device, job.tune)
+        asked = (getattr(job, f.name) for f in fields(job))  # in its process, Job is another class
         first = self._ask((engine, *asked))
         if first is not None:
             self.timing.first_result, self.outputs, self.timing.facts = first
