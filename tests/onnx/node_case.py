@@ -1,14 +1,19 @@
-"""One node as a test case: its operands, what a plain formula says, and who computes it."""
+"""One node as a test case: its operands, what a plain formula says, and who computes it.
+
+Operands are random; quantised ones stand for (q - z) s.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 import tilth
@@ -99,3 +104,28 @@ def _tensor(name: str, x: np.ndarray) -> onnx.TensorProto:
     if x.dtype in _NUMBERS:
         return helper.make_tensor(name, _number(x.dtype), x.shape, x.astype(np.float32).ravel())
     return onnx.numpy_helper.from_array(x, name)
+
+
+def by_case(cases: Mapping[str, Case], peer: bool = False) -> pytest.MarkDecorator:
+    """Runs a test on each `case`; with `peer`, on those that ONNX Runtime has a kernel for."""
+    here = importlib.util.find_spec("onnxruntime")
+    marks = [pytest.mark.skipif(not here, reason="needs ONNX Runtime")] if peer else []
+    chosen = {name: case for name, case in cases.items() if case.peer or not peer}
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=name, marks=marks) for name, case in chosen.items()]
+    )
+
+
+def reals(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def integers(rng: np.random.Generator, dtype: Any, *shape: int) -> np.ndarray:
+    """Any values of the type."""
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max, shape, endpoint=True).astype(dtype)
+
+
+def dequantised(q: np.ndarray, s: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """(q - z) s in float32, as the specification writes it."""
+    return (q.astype(np.float32) - z.astype(np.float32)) * s

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ml_dtypes
+import node_case
 import numpy as np
 import pytest
-from node_case import Case
+from node_case import Case, by_case
 
 from tilth import UnsupportedError
 
 F = np.float32
 RNG = np.random.default_rng(11)
-
-
-def reals(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(F)
+reals = partial(node_case.reals, RNG)
 
 
 def scales(*shape: int) -> np.ndarray:
@@ -298,16 +296,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_results_are_those_of_the_formula(name):
-    case = CASES[name]
+@by_case(CASES)
+def test_results_are_those_of_the_formula(case):
     case.assert_close(case.ours(), case.want)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="needs ONNX Runtime")
-@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.peer])
-def test_results_are_those_of_onnx_runtime(name):
-    case = CASES[name]
+@by_case(CASES, peer=True)
+def test_results_are_those_of_onnx_runtime(case):
     case.assert_close(case.ours(), case.onnx_runtime())
 
 

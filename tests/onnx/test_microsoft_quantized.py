@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ml_dtypes
+import node_case
 import numpy as np
 import pytest
-from node_case import Case
+from node_case import Case, by_case, dequantised
 
 from tilth import UnsupportedError
 
 F = np.float32
 RNG = np.random.default_rng(7)
-
-
-def integers(dtype: Any, *shape: int) -> np.ndarray:
-    info = np.iinfo(dtype)
-    return RNG.integers(info.min, info.max, shape, endpoint=True).astype(dtype)
-
-
-def reals(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(F)
+reals, integers = partial(node_case.reals, RNG), partial(node_case.integers, RNG)
 
 
 def scale(value: float) -> np.ndarray:
     return np.array(value, F)
-
-
-def real(q: np.ndarray, s: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """(q - z) s in float32, as the specification writes it."""
-    return (q.astype(F) - z.astype(F)) * s
 
 
 def quantised(x: np.ndarray, s: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -54,7 +42,7 @@ def zeros(dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def binary(dtype: Any) -> dict[str, Case]:
     a, b, (za, zb, zc) = integers(dtype, 3, 4, 5), integers(dtype, 4, 1), zeros(dtype)
-    ra, rb = real(a, A_SCALE, za), real(b, B_SCALE, zb)
+    ra, rb = dequantised(a, A_SCALE, za), dequantised(b, B_SCALE, zb)
     operands = [a, A_SCALE, za, b, B_SCALE, zb, C_SCALE, zc]
     wide = scale(0.9)
     factor = F(A_SCALE * B_SCALE) / wide
@@ -62,7 +50,7 @@ def binary(dtype: Any) -> dict[str, Case]:
     which = RNG.random((4, 5)) < 0.5
     chosen = np.where(which, ra, rb)
     nothing = np.array(0, dtype)
-    joined = np.concatenate([ra, real(b.reshape(1, 4, 1), B_SCALE, zb).repeat(3, 0)], 2)
+    joined = np.concatenate([ra, dequantised(b.reshape(1, 4, 1), B_SCALE, zb).repeat(3, 0)], 2)
     return {
         "QLinearAdd": Case(
             "QLinearAdd", operands, [quantised(ra + rb, C_SCALE, zc)], quanta=1
@@ -91,7 +79,7 @@ def binary(dtype: Any) -> dict[str, Case]:
 
 def unary(dtype: Any) -> dict[str, Case]:
     x, (zx, zy, zp) = integers(dtype, 2, 6, 7, 8), zeros(dtype)
-    r = real(x, A_SCALE, zx)
+    r = dequantised(x, A_SCALE, zx)
     axis = (2, 3)
     mean = off(x, zx).sum(axis) * (A_SCALE / (C_SCALE * F(56)))
     tiny = scale(1 / 256)
@@ -231,7 +219,7 @@ def sixteen() -> dict[str, Case]:
         y = quantised(x, s, z)
         cases[f"QuantizeLinear {np.dtype(dtype)}"] = Case("QuantizeLinear", [x, s, z], [y])
         cases[f"DequantizeLinear {np.dtype(dtype)}"] = Case(
-            "DequantizeLinear", [y, s, z], [real(y, s, z)]
+            "DequantizeLinear", [y, s, z], [dequantised(y, s, z)]
         )
     columns = (0.01 + RNG.random(5)).astype(F)
     x, z = reals(4, 5, 6) * 20, integers(np.uint8, 5)
@@ -273,16 +261,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_results_are_those_of_the_formula(name):
-    case = CASES[name]
+@by_case(CASES)
+def test_results_are_those_of_the_formula(case):
     case.assert_close(case.ours(), case.want)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="needs ONNX Runtime")
-@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.peer])
-def test_results_are_those_of_onnx_runtime(name):
-    case = CASES[name]
+@by_case(CASES, peer=True)
+def test_results_are_those_of_onnx_runtime(case):
     case.assert_close(case.ours(), case.onnx_runtime())
 
 

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
+from functools import partial
 
+import node_case
 import numpy as np
-import pytest
-from node_case import Case
+from node_case import Case, by_case, dequantised
 
 F = np.float32
 RNG = np.random.default_rng(3)
+reals, integers = partial(node_case.reals, RNG), partial(node_case.integers, RNG)
 B, S, D, N, H = 2, 4, 8, 2, 3  # batch, length, width, heads, size of a head
-
-
-def integers(dtype: type, *shape: int) -> np.ndarray:
-    info = np.iinfo(dtype)
-    return RNG.integers(info.min, info.max, shape, endpoint=True).astype(dtype)
-
-
-def reals(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(F)
-
-
-def real(q: np.ndarray, s: np.ndarray, z: np.ndarray) -> np.ndarray:
-    return (q.astype(F) - z.astype(F)) * s
 
 
 def attention(projected: np.ndarray, keep: np.ndarray) -> np.ndarray:
@@ -45,7 +33,7 @@ def attentions() -> dict[str, Case]:
         ("per column", (0.005 + RNG.random(3 * N * H) / 100).astype(F), np.zeros(3 * N * H, "i1")),
     ):
         w = integers(np.int8, D, 3 * N * H)
-        y = attention(real(x, xs, xz) @ real(w, ws, wz) + bias, keep)
+        y = attention(dequantised(x, xs, xz) @ dequantised(w, ws, wz) + bias, keep)
         cases[f"QAttention {name}"] = Case(
             "QAttention", [x, w, bias, xs, ws, keep, xz, wz], [y], {"num_heads": N},
             constants=(1, 2, 3, 4, 6, 7), close=1e-4,
@@ -63,7 +51,7 @@ def embeddings() -> dict[str, Case]:
     tables = [integers(np.uint8, *shape) for shape in shapes]
     scales = [np.array(0.01 * (i + 1), F) for i in range(5)]
     zeros = [np.array(100 + i, np.uint8) for i in range(5)]
-    word, place, segment, gamma, beta = map(real, tables, scales, zeros)
+    word, place, segment, gamma, beta = map(dequantised, tables, scales, zeros)
     total = word[words] + place[:S] + segment[segments]
     off = total - total.mean(-1, keepdims=True)
     y = off / np.sqrt((off**2).mean(-1, keepdims=True) + F(1e-5)) * gamma + beta
@@ -109,18 +97,15 @@ CASES = {**attentions(), **embeddings(), **recurrent()}
 QUANTISED_STEPS = 0.03  # ONNX Runtime quantises the LSTM's inputs and states to 8 bits
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_results_are_those_of_the_formula(name):
-    case = CASES[name]
+@by_case(CASES)
+def test_results_are_those_of_the_formula(case):
     case.assert_close(case.ours(), case.want)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="needs ONNX Runtime")
-@pytest.mark.parametrize("name", CASES)
-def test_results_are_those_of_onnx_runtime(name):
-    case = CASES[name]
+@by_case(CASES, peer=True)
+def test_results_are_those_of_onnx_runtime(case):
     got, want = case.ours(), case.onnx_runtime()
-    if "LSTM" in name:
+    if "LSTM" in case.op_type:
         for g, w in zip(got, want, strict=True):
             np.testing.assert_allclose(g, w, atol=QUANTISED_STEPS)
     else:
