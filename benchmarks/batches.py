@@ -11,7 +11,6 @@ without a ratio; the exit code is then 1. Prints a table, writes it as JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -27,6 +26,7 @@ from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
 
+from command_line import chosen_models, model_options, write_json
 from models import LIMIT, RIVALS, job_for
 from tilth.tools.machine import describe_machine
 from tilth.tools.side_by_side import Timing, side_by_side
@@ -156,14 +156,10 @@ def as_json(results: Sequence[Result], threads: int) -> dict[str, Any]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time models on batches of samples.")
-    parser.add_argument("directory", type=Path)
+    parser = model_options("Time models on batches of samples.")
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 32])
-    parser.add_argument("--only", default="", help="models whose name contains this")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--turn", type=float, default=1.0, help="seconds per engine and round")
-    parser.add_argument("--json", type=Path, help="where to write the results")
     return parser.parse_args()
 
 
@@ -171,19 +167,17 @@ def main() -> int:
     arguments = parse_arguments()
     console = Console(width=120)
     results = []
-    for path in sorted(arguments.directory.glob("*.onnx")):
-        if arguments.only in path.stem:
-            for batch in arguments.batch:
-                result = measure(path, batch, arguments)
-                results.append(result)
-                told = "; ".join(result.failures) or f"ratio {result.ratio:.2f}"
-                console.print(f"{path.stem}, {batch} samples: {told}", markup=False)
+    for path in chosen_models(arguments):
+        for batch in arguments.batch:
+            result = measure(path, batch, arguments)
+            results.append(result)
+            told = "; ".join(result.failures) or f"ratio {result.ratio:.2f}"
+            console.print(f"{path.stem}, {batch} samples: {told}", markup=False)
     print_table(results, console)
     document = as_json(results, arguments.threads)
     for batch, mean in document["geometric_means"].items():
         console.print(f"geometric mean of tilth / best rival, {batch} samples: {mean:.3f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(arguments.json, document)
     return 1 if any(result.failures for result in results) else 0
 
 

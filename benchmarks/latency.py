@@ -11,9 +11,7 @@ check failed. Only on an otherwise idle machine do the percentiles say something
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import multiprocessing
 import sys
 import time
@@ -28,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tilth
+from command_line import options, write_json
 from tilth.interface import bind_shapes, complete
 from tilth.tools.engines import latencies, use_cores
 from tilth.tools.inputs import random_feeds
@@ -154,11 +153,9 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Latency, memory and idling of calls.")
+    parser = options("Latency, memory and idling of calls.")
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3.0, help="of calling each model")
-    parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes:
@@ -168,10 +165,8 @@ def main() -> int:
         ]
         rows = [task.result() for task in tasks]
     print_table(rows, Console(width=140))
-    if arguments.json:
-        machine = describe_machine(arguments.threads)
-        document = {"machine": machine, "models": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    machine = describe_machine(arguments.threads)
+    write_json(arguments.json, {"machine": machine, "models": [asdict(row) for row in rows]})
     return 1 if any(row.failures for row in rows) else 0
 
 

@@ -13,7 +13,6 @@ failed.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -28,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tilth
+from command_line import chosen_models, model_options, write_json
 from tilth.interface import bind_shapes, complete
 from tilth.tools.difference import relative_error
 from tilth.tools.engines import Job
@@ -167,21 +167,17 @@ def as_json(results: Sequence[Result], threads: int) -> dict[str, Any]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Check and time whole models.")
-    parser.add_argument("directory", type=Path)
+    parser = model_options("Check and time whole models.")
     parser.add_argument("--check", action="store_true", help="compare outputs only, no timing")
-    parser.add_argument("--only", default="", help="models whose name contains this")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--turn", type=float, default=0.7, help="seconds per engine and round")
-    parser.add_argument("--json", type=Path, help="where to write the results")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
     console = Console(width=120)
-    paths = [p for p in sorted(arguments.directory.glob("*.onnx")) if arguments.only in p.stem]
+    paths = chosen_models(arguments)
     if not paths:
         console.print(f"no .onnx file in {arguments.directory} has '{arguments.only}' in its name")
         return 1
@@ -195,8 +191,7 @@ def main() -> int:
     document = as_json(results, arguments.threads)
     if document["geometric_mean"]:
         console.print(f"geometric mean of tilth / best rival: {document['geometric_mean']:.3f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(arguments.json, document)
     return 1 if any(result.failures for result in results) else 0
 
 

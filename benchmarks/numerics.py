@@ -13,7 +13,6 @@ JSON; the exit code is 1 when a model failed.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tilth
+from command_line import chosen_models, model_options, write_json
 from tilth.interface import bind_shapes, complete
 from tilth.ir.graph import Graph, Node, Value, constant_of, make_constant, make_input
 from tilth.ir.interpreter import interpret
@@ -127,12 +127,8 @@ def print_table(results: Sequence[Result], console: Console) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Errors of whole models against f64.")
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--only", default="", help="models whose name contains this")
+    parser = model_options("Errors of whole models against f64.")
     parser.add_argument("--samples", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="where to write the results")
     return parser.parse_args()
 
 
@@ -140,16 +136,13 @@ def main() -> int:
     arguments = parse_arguments()
     console = Console(width=120)
     results = []
-    for path in sorted(arguments.directory.glob("*.onnx")):
-        if arguments.only in path.stem:
-            result = measure(path, arguments.samples, arguments.threads)
-            results.append(result)
-            told = "; ".join(result.failures) or "within the limits"
-            console.print(f"{path.stem}: {told}", markup=False)
+    for path in chosen_models(arguments):
+        result = measure(path, arguments.samples, arguments.threads)
+        results.append(result)
+        told = "; ".join(result.failures) or "within the limits"
+        console.print(f"{path.stem}: {told}", markup=False)
     print_table(results, console)
-    if arguments.json:
-        document = as_json(results, arguments.threads)
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(arguments.json, as_json(results, arguments.threads))
     return 1 if any(failure for result in results for failure in result.failures) else 0
 
 

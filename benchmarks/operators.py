@@ -9,12 +9,9 @@ that both see the same clock. Convolutions are counted as direct ones, so Winogr
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tilth
+from command_line import options, write_json
 from tilth.cpu.isa import host_isa
 from tilth.cpu.peak import measure_peak
 from tilth.tools.engines import use_cores
@@ -139,20 +137,16 @@ def print_table(rows: Iterable[Row], console: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Single operators next to the FMA peak.")
+    parser = options("Single operators next to the FMA peak.")
     parser.add_argument("--only", default="", help="operators whose name contains this")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
     use_cores(arguments.threads)
     cases = [case for case in CASES if arguments.only in case.name]
     rows = measure(cases, arguments.threads, arguments.rounds)
     print_table(rows, Console())
-    if arguments.json:
-        machine = describe_machine(arguments.threads)
-        document = {"machine": machine, "operators": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+    machine = describe_machine(arguments.threads)
+    write_json(arguments.json, {"machine": machine, "operators": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ best, and the geometric mean of the ratios, plain and weighted with the time tha
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from command_line import write_json
 from tilth.compiler.pipeline import run_pipeline
 from tilth.cpu.choices import candidates, lower
 from tilth.cpu.kernel import Kernel, Task
@@ -137,11 +137,8 @@ def main() -> None:
         found += new
     figures = summary(found)
     print(", ".join(f"{k} {v:.3g}" for k, v in figures.items()))
-    if args.json:
-        kernels = [asdict(f) for f in found]
-        machine = describe_machine(args.threads)
-        document = {"machine": machine, "summary": figures, "kernels": kernels}
-        args.json.write_text(json.dumps(document, indent=1) + "\n")
+    kernels, machine = [asdict(f) for f in found], describe_machine(args.threads)
+    write_json(args.json, {"machine": machine, "summary": figures, "kernels": kernels})
 
 
 if __name__ == "__main__":
