@@ -4,7 +4,9 @@ The polynomials are near-minimax fits of our own (Lawson-weighted least squares 
 in the variable each function names), on the classic range reductions of Cody and Waite, "Software
 Manual for the Elementary Functions" (1980). Largest errors against float64, in units in the last
 place (ulp), held by tests: exponential 2, exponential_minus_one 3, log 2, log_plus_one 3,
-tanh 3, erf 2, logistic 3. NaN, infinities, zeros and denormals follow IEEE 754.
+tanh 3, erf 2, logistic 3. NaN, infinities, zeros and denormals follow IEEE 754, but exponentials
+that are no normal number are 0: each product with a denormal traps into microcode, and masks make
+a softmax full of them.
 """
 
 from __future__ import annotations
@@ -71,6 +73,8 @@ def _libm(e: Emitter, name: str, *args: Val) -> Val:
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; the first has 9 bits
 _MAGIC = 12582912.0  # 1.5 * 2**23: adding it rounds to an integer, left in the low bits
 _MAGIC_BITS = 0x4B400000
+
+_LEAST_EXPONENT = -87.336544  # e to it is the least normal number
 
 # descending powers; (e**r - 1 - r) / r**2 on |r| <= ln(2) / 2
 _EXP = (0.000199193804, 0.00139472249, 0.00833326299, 0.0416662544, 0.166666672, 0.5)
@@ -142,11 +146,10 @@ def _copysign(e: Emitter, magnitude: Val, sign: Val) -> Val:
 # -- functions -----------------------------------------------------------------------------------
 def _exponential(e: Emitter, x: Val) -> Val:
     zero, one = e.const(x.type, 0.0), e.const(x.type, 1.0)
-    # results below half the least denormal are 0; computing them would trap into slow microcode
-    vanishes = e.b.fcmp_ordered("<", x, e.const(x.type, -103.98))
+    vanishes = e.b.fcmp_ordered("<", x, e.const(x.type, _LEAST_EXPONENT))
     n, r, rest = _reduce_exponent(e, _at_most(e, e.b.select(vanishes, zero, x), 89.0))
     mantissa = e.b.fadd(e.b.fadd(rest, r), one)
-    half = e.b.ashr(n, e.const(n.type, 1))  # two factors reach denormals and infinity
+    half = e.b.ashr(n, e.const(n.type, 1))  # two factors reach infinity
     scaled = e.b.fmul(mantissa, _power_of_two(e, half, x.type))
     result = e.b.fmul(scaled, _power_of_two(e, e.b.sub(n, half), x.type))
     return e.b.select(vanishes, zero, result)
