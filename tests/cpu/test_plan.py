@@ -29,6 +29,13 @@ def steps_of(graph: Graph):
     return plan(fused, host_isa(), 2)
 
 
+LAST = {"lhs_contract": (3,), "rhs_contract": (0,)}
+
+
+def weight(*shape: int) -> Value:
+    return make_constant(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+
+
 def check(graph: Graph) -> None:
     rng = np.random.default_rng(0)
     feeds = [rng.standard_normal(v.shape, dtype=np.float32) for v in graph.inputs]
@@ -81,6 +88,18 @@ def test_a_reshape_across_strides_is_one_copy():
     graph = Graph((x,), (y,))
     assert len(steps_of(graph)) == 1
     check(graph)
+
+
+def test_channels_that_lie_apart_are_brought_together_for_a_convolution_of_pixels():
+    x = x_of(1, 24, 6, 6)
+    turned = op.transpose(
+        op.tanh(op.dot_general(x, weight(6, 8), **LAST)), permutation=(0, 2, 3, 1)
+    )
+    for window, names in ((1, ["elementwise", "convolution"]), (2, ["convolution"])):
+        y = op.convolution(turned, weight(window, window, 24, 16), layout="channels_last")
+        graph = Graph((x,), (y,))
+        assert [s.kernel.name for s in steps_of(graph)] == ["dot_general", *names]
+        check(graph)
 
 
 def test_results_take_over_the_memory_of_operands_that_die():

@@ -8,6 +8,7 @@ control flow are planned in the same way (see `control`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tilth.cpu import choices, control, kernels
@@ -149,13 +150,32 @@ class Planner:
         self.views.update(zip(node.outputs, writes, strict=True))
         if node.op == "fusion":
             kind = node.attrs["kind"]
+            reads = self._channels_together(node, reads)
             lower = self.lower if kind == "contraction" else kernels.FUSION_KINDS[kind]
             self._step(node, lower, reads, writes, body=node.attrs["body"])
         else:
             self._step(node, kernels.OPS[node.op], reads, writes)
 
-    def copy(self, source: View, target: View, node: Node) -> None:
-        x = make_input(node.types[0], "x")
+    def _channels_together(self, node: Node, reads: tuple[View, ...]) -> tuple[View, ...]:
+        """What a fusion reads, copied where it is a convolution of pixels whose channels lie apart.
+
+        Each element would come from a cache line of its own, and from the same few sets.
+        """
+        body = node.attrs["body"]
+        heroes = [n for n in body.nodes if n.op == "convolution"]
+        if node.attrs["kind"] != "contraction" or not heroes:
+            return reads
+        x, w = heroes[0].inputs
+        place = body.inputs.index(x)
+        if reads[place].strides[-1] == 1 or x.shape[-1] == 1 or math.prod(w.shape[:-2]) > 1:
+            return reads
+        dense = self.fresh(x)
+        self.copy(reads[place], dense, node, x.tensor)
+        return (*reads[:place], dense, *reads[place + 1 :])
+
+    def copy(self, source: View, target: View, node: Node, type_: TensorType | None = None) -> None:
+        """A step that copies what has this type, by default that of the node's result."""
+        x = make_input(type_ or node.types[0], "x")
         body = Graph((x,), (x,), name="copy")
         self._step(node, kernels.FUSION_KINDS["elementwise"], (source,), (target,), body)
 
