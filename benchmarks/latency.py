@@ -1,17 +1,22 @@
 """The discipline of a call: even latency, no memory taken, nothing done when idle.
 
-usage: latency.py MODEL... [--threads 2] [--seconds 3] [--json FILE]
+usage: latency.py MODEL... [--threads 2] [--seconds 3] [--json FILE [--add]]
 
 Each model is compiled in a process of its own, which does nothing else, and called for a while.
 Checked: the 99th percentile of the latencies is at most 1.3 times the median; a call takes no
 Python memory but for its outputs, and memory does not grow over as many calls again; between calls
 the process uses no processor time. Prints a table, writes it as JSON; the exit code is 1 when a
-check failed. Only on an otherwise idle machine do the percentiles say something about Tilth.
+check failed.
+
+Only on an otherwise idle machine do the percentiles say something about Tilth. So the same process
+measures the machine's own evenness just before: rounds of fixed arithmetic, as long as the median
+call, on as many cores (`machine p99/median`). Where that is high, calls cannot be even.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import sys
 import time
@@ -20,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -27,6 +33,8 @@ from rich.table import Table
 
 import tilth
 from command_line import options, write_json
+from tilth.cpu.evenness import measure_evenness
+from tilth.cpu.isa import host_isa
 from tilth.interface import bind_shapes, complete
 from tilth.tools.engines import latencies, use_cores
 from tilth.tools.inputs import random_feeds
@@ -38,6 +46,7 @@ ALLOWED_GROWTH = 256 << 10  # bytes of resident memory
 ALLOWED_IDLE_SHARE = 0.002  # of one core
 SETTLE_SECONDS = 0.05  # for the threads to fall asleep after a call
 IDLE_SECONDS = 1.0
+CALIBRATION_SECONDS = 0.3
 
 Call = Callable[[], Mapping[str, np.ndarray]]
 
@@ -51,6 +60,7 @@ class Row:
     median: float
     p99: float
     worst: float
+    machine_spread: float  # p99 over median of fixed work that is as long as the median call
     call_bytes: int  # taken during a call besides its outputs
     growth: int  # of resident memory over as many calls again
     idle_share: float
@@ -63,6 +73,8 @@ def measure(path: Path, threads: int, seconds: float) -> Row:
     call = _loaded(path, threads)
     for _ in range(20):
         call()
+    typical = float(np.median(latencies(call, CALIBRATION_SECONDS)))
+    middle, late = np.percentile(measure_evenness(host_isa(), threads, typical, seconds), [50, 99])
     times = latencies(call, seconds)
     median, p99 = np.percentile(times, [50, 99])
     row = Row(
@@ -71,6 +83,7 @@ def measure(path: Path, threads: int, seconds: float) -> Row:
         median=float(median),
         p99=float(p99),
         worst=max(times),
+        machine_spread=float(late / middle),
         call_bytes=call_bytes(call),
         growth=growth(call, len(times)),
         idle_share=idle_share(call),
@@ -139,23 +152,40 @@ def failures_of(row: Row) -> list[str]:
 
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
-    numbers = ("calls", "median ms", "p99 ms", "p99/median", "worst ms", "call B", "growth KiB")
-    table = Table("model", *numbers, "idle", "failed", box=None)
+    times = ("median ms", "p99 ms", "p99/median", "machine p99/median", "worst ms")
+    table = Table("model", "calls", *times, "call B", "growth KiB", "idle", "failed", box=None)
     for column in table.columns[1:-1]:
         column.justify = "right"
     for row in rows:
-        times = [f"{s * 1e3:.3f}" for s in (row.median, row.p99, row.worst)]
-        times.insert(2, f"{row.p99 / row.median:.2f}")
+        median, p99, worst = (f"{s * 1e3:.3f}" for s in (row.median, row.p99, row.worst))
+        spreads = (f"{row.p99 / row.median:.2f}", f"{row.machine_spread:.2f}")
         memory = (str(row.call_bytes), str(row.growth >> 10))
-        idle = f"{row.idle_share:.2%}"
-        table.add_row(row.model, str(row.calls), *times, *memory, idle, "; ".join(row.failures))
+        rest = (*memory, f"{row.idle_share:.2%}", "; ".join(row.failures))
+        table.add_row(row.model, str(row.calls), median, p99, *spreads, worst, *rest)
     console.print(table)
+
+
+def document(
+    rows: Sequence[Row], machine: Mapping[str, Any], earlier: Path | None = None
+) -> dict[str, Any]:
+    """What is written: the rows, and those of other models in the file `earlier`.
+
+    Raises ValueError if those are from another machine, version or number of threads.
+    """
+    found = {row.model: asdict(row) for row in rows}
+    if earlier is not None and earlier.exists():
+        kept = json.loads(earlier.read_text())
+        if {**kept["machine"], "date": ""} != {**machine, "date": ""}:
+            raise ValueError(f"{earlier} is from another machine or version: leave --add out")
+        found = {row["model"]: row for row in kept["models"]} | found
+    return {"machine": machine, "models": [found[name] for name in sorted(found)]}
 
 
 def main() -> int:
     parser = options("Latency, memory and idling of calls.")
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("--seconds", type=float, default=3.0, help="of calling each model")
+    parser.add_argument("--add", action="store_true", help="keep other models' results there")
     arguments = parser.parse_args()
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes:
@@ -166,7 +196,7 @@ def main() -> int:
         rows = [task.result() for task in tasks]
     print_table(rows, Console(width=140))
     machine = describe_machine(arguments.threads)
-    write_json(arguments.json, {"machine": machine, "models": [asdict(row) for row in rows]})
+    write_json(arguments.json, document(rows, machine, arguments.json if arguments.add else None))
     return 1 if any(row.failures for row in rows) else 0
 
 

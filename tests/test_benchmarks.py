@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import subprocess
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import tilth
 
@@ -69,13 +71,50 @@ def test_idling_that_costs_is_caught(latency: ModuleType, monkeypatch: pytest.Mo
 
 
 def test_each_failed_check_is_told(latency: ModuleType):
-    row = latency.Row("m", 9, 1.0, 1.5, 2.0, call_bytes=10**4, growth=10**6, idle_share=0.5)
+    row = latency_row(latency, "m", 1.5)
     assert latency.failures_of(row) == [
         "p99 is 1.50 of the median",
         "a call takes 10000 bytes",
         "memory grew by 976 KiB",
         "idle costs 50.0% of a core",
     ]
+
+
+def latency_row(latency: ModuleType, model: str, p99: float):
+    return latency.Row(
+        *(model, 9, 1.0, p99, 2.0, 1.1), call_bytes=10**4, growth=10**6, idle_share=0.5
+    )
+
+
+def test_latencies_are_shown_next_to_what_the_machine_itself_does(latency: ModuleType):
+    text = io.StringIO()
+    latency.print_table([latency_row(latency, "m", 1.5)], Console(width=160, file=text))
+    head, row = text.getvalue().splitlines()
+    assert "p99/median  machine p99/median" in head
+    assert row.split()[:6] == ["m", "9", "1000.000", "1500.000", "1.50", "1.10"]
+
+
+def test_calls_of_a_model_are_measured_in_a_process_of_their_own(tmp_path: Path):
+    json_file = tmp_path / "latency.json"
+    command = [sys.executable, ROOT / "benchmarks" / "latency.py", DIGITS / "digits.onnx"]
+    options = ["--threads", "1", "--seconds", "0.1", "--json", json_file]
+    subprocess.run([*command, *options], capture_output=True, check=False)  # 1 if machines are busy
+    (row,) = json.loads(json_file.read_text())["models"]
+    assert row["model"] == "digits"
+    assert row["calls"] > 10
+    assert row["machine_spread"] >= 1
+    assert row["call_bytes"] < 2048
+
+
+def test_latencies_measured_in_parts_are_added_up(latency: ModuleType, tmp_path: Path):
+    path, machine = tmp_path / "latency.json", {"cores": 2, "date": "today"}
+    for model, p99 in (("b", 1.2), ("a", 1.3), ("b", 1.1)):
+        document = latency.document([latency_row(latency, model, p99)], machine, path)
+        path.write_text(json.dumps(document))
+    assert [(row["model"], row["p99"]) for row in document["models"]] == [("a", 1.3), ("b", 1.1)]
+    with pytest.raises(ValueError, match="another machine"):
+        latency.document([], {"cores": 4, "date": "today"}, path)
+    assert latency.document([], machine)["models"] == []
 
 
 def test_a_model_is_right_only_as_one_region_from_the_cache_and_near_the_standard(models):

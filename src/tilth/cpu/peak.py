@@ -38,10 +38,8 @@ def _accumulators(isa: Isa) -> int:
     return 12 if isa.registers < 32 else 24
 
 
-@functools.cache
-def _fma_loop(isa: Isa) -> tuple[LoadedObject, Callable[[int], float]]:
-    """`float fma_loop(int64 n)`, n times one FMA on each accumulator, and the object it is in."""
-    module = new_module(isa, "peak")
+def emit_fma_loop(module: ll.Module, isa: Isa) -> ll.Function:
+    """`float fma_loop(int64 n)`: n times one FMA on each accumulator."""
     e = Emitter(module, isa, "fma_loop", [I64], F32)
     lanes = vector(F32, isa.lanes)
     # different starts, and none the fixed point 2, or LLVM would see through chains
@@ -54,6 +52,13 @@ def _fma_loop(isa: Isa) -> tuple[LoadedObject, Callable[[int], float]]:
     for slot in itertools.islice(slots, 1, None):
         total = e.b.fadd(total, e.b.load(slot, typ=lanes))  # every chain is needed
     e.b.ret(e.b.extract_element(total, ll.Constant(I32, 0)))
-    e.finish()
+    return e.finish()
+
+
+@functools.cache
+def _fma_loop(isa: Isa) -> tuple[LoadedObject, Callable[[int], float]]:
+    """The loop alone, and the object it is in."""
+    module = new_module(isa, "peak")
+    emit_fma_loop(module, isa)
     code = LoadedObject(compile_object(module, isa), ("fma_loop",))
     return code, ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_int64)(code.address("fma_loop"))
