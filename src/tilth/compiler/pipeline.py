@@ -13,7 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tilth.compiler import frames, integer_products, padding, scales, transposed_convolution
+from tilth.compiler import (
+    dilation,
+    frames,
+    integer_products,
+    padding,
+    scales,
+    transposed_convolution,
+)
 from tilth.compiler.cse import merge_common_subexpressions
 from tilth.compiler.decompose import decompose
 from tilth.compiler.fold import fold_constants
@@ -80,7 +87,8 @@ TARGET = (
     *(FOLD, MERGE),
     Pass("channels last", _function(assign_layouts), _channels_last),
     Pass("pixel shuffle", _table(*transposed_convolution.RULES), _channels_last),
-    Pass("frames", _table(*frames.RULES), _channels_last),
+    Pass("frames", _table(*frames.RULES), lambda traits: traits.images_for_volumes),
+    Pass("interleaved images", _table(*dilation.RULES), lambda traits: traits.dense_windows),
     *(SIMPLIFY, FOLD),
     Pass("explicit padding", _table(*padding.RULES), lambda traits: traits.explicit_padding),
     Pass("merge dots", _function(merge_dots)),
@@ -96,6 +104,8 @@ def run_shared(graph: Graph, options: Options) -> PipelineResult:
 
 def run_target(region: Graph, traits: Traits, options: Options) -> PipelineResult:
     """What one target wants; on a region it will compile."""
+    if options.precision == "exact":
+        traits = traits.term_by_term()
     return _run(region, [p for p in TARGET if p.wanted(traits)], traits)
 
 

@@ -35,6 +35,8 @@ class CpuTarget:
             explicit_padding=True,
             fuses=True,
             byte_products=bool(self.isa.byte_dot),
+            images_for_volumes=True,
+            dense_windows=not self.isa.bf16_tiles,  # a matrix unit needs no Winograd
         )
 
     def fingerprint(self, options: Options) -> str:

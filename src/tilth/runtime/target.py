@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,7 +27,8 @@ class Traits:
     `composites` are lowered directly and therefore not decomposed; `layout` is the one convolution
     wants; `explicit_padding` makes padding a `pad` node before convolutions and windows;
     `fuses` turns on the fusion pass; `byte_products` says that sums of products of bytes cost less
-    than those of floats.
+    than those of floats. Where algorithms with fewer products want it, `images_for_volumes` makes
+    convolutions of volumes ones of images, and `dense_windows` dilated ones dense.
     """
 
     composites: frozenset[str] = frozenset()
@@ -35,6 +36,12 @@ class Traits:
     explicit_padding: bool = False
     fuses: bool = False
     byte_products: bool = False
+    images_for_volumes: bool = False
+    dense_windows: bool = False
+
+    def term_by_term(self) -> Traits:
+        """These traits where all products of the model are computed as they are."""
+        return replace(self, images_for_volumes=False, dense_windows=False)
 
 
 @dataclass(frozen=True, slots=True)
