@@ -27,6 +27,7 @@ _PEAK_SHARE = 0.85  # of the FMA peak that direct kernels reach
 _STREAM = 6.0  # bytes of weights per cycle from beyond L2
 _HIDDEN = 0.7  # how much of the shorter of computing and streaming hides behind the longer
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
+_EVEN = 1.05  # of an equal share, that the busiest thread may have
 _ROWS = 64  # that a block has at least, where weights are read once per block of rows
 _DEEP = 64  # depth from which a tile's results can be fetched while it is computed
 _MOST_TILINGS = 12  # that a tuner may try
@@ -358,9 +359,11 @@ def _share(
     Sharing rows means that each thread reads all of the right operand, and the reverse.
     """
     outer = math.prod(loop.size for loop in shape.outer)
-    if outer % threads == 0 or row_blocks % threads == 0:
+    tiles_high, panels = _cut(shape, tiling).count, tiling.panels.count
+    by_rows = _busiest(tiles_high, row_blocks, threads)
+    if outer % threads == 0 or by_rows * threads < _EVEN:
         return row_blocks, panel_blocks
-    form, tiles_high, panels = shape.form, _cut(shape, tiling).count, tiling.panels.count
+    form = shape.form
     lhs = shape.rows * form.depth * form.lhs_dtype.nbytes
     rhs = shape.columns.size * form.depth * form.rhs_dtype.nbytes
     compute = shape.rows * form.depth * shape.vectors / 2
@@ -368,11 +371,19 @@ def _share(
     def cycles(share: float, lhs_bytes: float, rhs_bytes: float) -> float:
         return share * compute + (lhs_bytes + rhs_bytes) / _BYTES_PER_CYCLE
 
-    by_rows = -(-tiles_high // threads) / tiles_high
-    by_panels = -(-panels // threads) / panels
+    more_rows = min(tiles_high, -(-row_blocks // threads) * threads)
+    more_panels = min(panels, -(-panel_blocks // threads) * threads)
+    by_rows = _busiest(tiles_high, more_rows, threads)
+    by_panels = _busiest(panels, more_panels, threads)
     if cycles(by_rows, lhs * by_rows, rhs) <= cycles(by_panels, lhs, rhs * by_panels):
-        return min(tiles_high, -(-row_blocks // threads) * threads), panel_blocks
-    return row_blocks, min(panels, -(-panel_blocks // threads) * threads)
+        return more_rows, panel_blocks
+    return row_blocks, more_panels
+
+
+def _busiest(tiles: int, blocks: int, threads: int) -> float:
+    """The largest share of the tiles that a thread has, when they share the blocks."""
+    first = [tiles * (blocks * t // threads) // blocks for t in range(threads + 1)]
+    return max(stop - start for start, stop in itertools.pairwise(first)) / tiles
 
 
 def cycles(shape: Shape, isa: Isa, threads: int) -> float:
