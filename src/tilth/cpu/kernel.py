@@ -115,17 +115,23 @@ def once(derive: Callable[[Task], T]) -> Callable[[Task], T]:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A constant laid out for a kernel: `make()` gives the array of `nbytes`.
+    """A constant laid out for a kernel: `fill` writes all `nbytes` of it to where they will lie.
 
-    It is made when it is written into the block of all weights, so that no second copy of a model's
-    weights ever exists. `source` is the constant it is made from, `layout` says how: nodes that
-    lay out one constant in one way share the result.
+    That is in the block of all weights, so that no second copy of a model's weights ever exists.
+    The place is an array of bytes whose address is a multiple of 64. `source` is the constant it is
+    made from, `layout` says how: nodes that lay out one constant in one way share the result.
     """
 
     nbytes: int
     source: np.ndarray = field(repr=False)
-    make: Callable[[], np.ndarray]
+    fill: Callable[[np.ndarray], None]
     layout: Hashable
+
+    def make(self) -> np.ndarray:
+        """The bytes by themselves."""
+        place = np.empty(self.nbytes, np.uint8)
+        self.fill(place)
+        return place
 
     @property
     def key(self) -> Hashable:

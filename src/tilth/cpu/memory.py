@@ -48,14 +48,21 @@ class Memory:
         """All constants in one 64-byte-aligned block of bytes, laid out for their kernels."""
         block = allocate(self.weight_bytes)
         for buffer in self.weights:
-            packed = buffer.packed
-            array = buffer.constant if packed is None else packed.make()
-            assert array is not None and array.nbytes == buffer.nbytes
             start = self.offsets[buffer]
-            raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            block[start : start + buffer.nbytes] = raw
-            release(array if packed is None else packed.source)
+            _lay_out(buffer, block[start : start + buffer.nbytes])
         return block
+
+
+def _lay_out(buffer: Buffer, place: np.ndarray) -> None:
+    """Write a constant to its place, as its kernel wants it."""
+    if buffer.packed is not None:
+        buffer.packed.fill(place)
+        release(buffer.packed.source)
+        return
+    constant = buffer.constant
+    assert constant is not None and constant.nbytes == buffer.nbytes
+    place[...] = np.ascontiguousarray(constant).reshape(-1).view(np.uint8)
+    release(constant)
 
 
 def assign(items: Sequence[Item]) -> Memory:

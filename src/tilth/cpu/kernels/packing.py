@@ -21,6 +21,7 @@ from tilth.ir.types import DType
 
 
 def pack_panels(
+    place: np.ndarray,
     operand: Operand,
     outer: Sequence[Loop],
     depth: Sequence[Loop],
@@ -28,8 +29,8 @@ def pack_panels(
     lanes: int,
     width: int,
     together: int = 1,
-) -> np.ndarray:
-    """A constant right operand as [outer...][vectors * depth * lanes], zero where n ends.
+) -> None:
+    """Write a constant right operand as [outer...][vectors * depth * lanes], zero where n ends.
 
     Panels of `width` vectors follow each other; the last one is as narrow as what is left. So many
     rows of the depth as are `together` lie next to each other in each lane.
@@ -45,7 +46,7 @@ def pack_panels(
     blocks = math.prod(lp.size for lp in outer)
     seen = seen.reshape(blocks, -1, columns.size)
     rows, vectors = seen.shape[1], -(-columns.size // lanes)
-    packed = np.empty((blocks, rows * vectors * lanes), source.dtype)
+    packed = place.view(source.dtype).reshape(blocks, rows * vectors * lanes)
     for start in range(0, vectors * lanes, width * lanes):
         stop = min(start + width * lanes, vectors * lanes)
         panel = packed[:, rows * start : rows * stop]
@@ -54,7 +55,6 @@ def pack_panels(
         rowwise = seen[:, :, start : start + known].reshape(blocks, -1, together, known)
         panel[:, :, :known] = rowwise.swapaxes(2, 3)
         panel[:, :, known:] = 0
-    return packed
 
 
 def packed_panels(
@@ -74,7 +74,7 @@ def packed_panels(
     return Packed(
         elements * operand.constant.itemsize,
         operand.constant,
-        lambda: pack_panels(operand, outer, depth, columns, lanes, width, together),
+        lambda place: pack_panels(place, operand, outer, depth, columns, lanes, width, together),
         ("panels", operand.strides, *loops, lanes, width, together),
     )
 

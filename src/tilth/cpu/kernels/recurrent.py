@@ -70,13 +70,14 @@ class _Layer:
         dtype = self.compute.numpy
         shape = (self.gates, self.blocks, self.lanes, self.hidden)
 
-        def make() -> np.ndarray:
+        def fill(place: np.ndarray) -> None:
             weights = np.zeros((self.gates, self.blocks * self.lanes, self.hidden), dtype)
             weights[:, : self.hidden] = constant.reshape(self.gates, self.hidden, self.hidden)
-            return np.ascontiguousarray(weights.reshape(shape).transpose(1, 3, 0, 2))
+            turned = weights.reshape(shape).transpose(1, 3, 0, 2)
+            place.view(dtype).reshape(turned.shape)[...] = turned
 
         layout = ("recurrent", shape, dtype)
-        return Packed(math.prod(shape) * dtype.itemsize, constant, make, layout)
+        return Packed(math.prod(shape) * dtype.itemsize, constant, fill, layout)
 
 
 def lower_lstm(task: Task) -> Kernel:

@@ -37,11 +37,13 @@ def packed(operand: Operand, problem: Problem) -> Packed:
     assert operand.constant is not None
     loops = (*problem.outer, *problem.form.k, problem.columns)
     layout = ("split bf16", operand.strides, *((lp.size, lp.strides[RHS]) for lp in loops))
-    return Packed(problem.packed, operand.constant, lambda: pack(operand, problem), layout)
+    return Packed(
+        problem.packed, operand.constant, lambda place: pack(place, operand, problem), layout
+    )
 
 
-def pack(operand: Operand, problem: Problem) -> np.ndarray:
-    """The right operand as [outer][panel][step][part][tile][pair of k][column][k of the pair].
+def pack(place: np.ndarray, operand: Operand, problem: Problem) -> None:
+    """Write the operand as [outer][panel][step][part][tile][pair of k][column][k of the pair].
 
     Depth and columns that do not fill a tile are zeros.
     """
@@ -56,14 +58,13 @@ def pack(operand: Operand, problem: Problem) -> np.ndarray:
     )
     inner, columns = problem.inner.size, problem.columns.size
     seen = seen.reshape(math.prod(loop.size for loop in moving), -1, inner, columns)
-    result = np.empty((seen.shape[0], problem.right // 2), np.uint16)
+    result = place.view(np.uint16).reshape(len(seen), problem.right // 2)
     for turn, matrix in zip(result, seen, strict=True):
         at = 0
         for start in range(0, columns, PANEL * COLUMNS):
             size = problem.steps * PARTS * _tiles(columns - start) * DEPTH * COLUMNS
             _pack_panel(matrix[:, :, start : start + PANEL * COLUMNS], turn[at : at + size])
             at += size
-    return result
 
 
 def _tiles(columns: int) -> int:

@@ -60,7 +60,10 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
         algorithm=plan.describe(),
         packed={
             form.rhs: Packed(
-                plan.weights, constant, lambda: pack(constant, plan), ("winograd", plan)
+                plan.weights,
+                constant,
+                lambda place: pack(place, constant, plan),
+                ("winograd", plan),
             )
         },
     )
@@ -114,21 +117,22 @@ def problem_of(task: Task) -> Problem:
     return Problem(batch, height, width, form.k[-1].size, form.n[-1].size, task.isa.lanes)
 
 
-def pack(weights: np.ndarray, plan: Plan) -> np.ndarray:
-    """Transformed weights as [part][element][panel][input channel][output channels of the panel],
-    where a part are the panels of one work item."""
+def pack(place: np.ndarray, weights: np.ndarray, plan: Plan) -> None:
+    """Write transformed weights as [part][element][panel][input channel][output channel of the
+    panel], where a part are the panels of one work item."""
     transformed = plan.transform.weights(weights)
     elements, channels, filters = transformed.shape
     lanes, panels = plan.problem.lanes, plan.tiling.panels
-    parts = []
+    place, done = place.view(np.float32), 0
     for part in range(plan.panel_blocks):
         first, stop = (panels.count * p // plan.panel_blocks for p in (part, part + 1))
         begin, end = (min(p * panels.width, panels.vectors) * lanes for p in (first, stop))
-        packed = np.zeros((elements, channels * (end - begin)), np.float32)
+        size = elements * channels * (end - begin)
+        packed = place[done : done + size].reshape(elements, -1)
+        done += size
         for start in range(begin, end, panels.width * lanes):
             width = min(panels.width * lanes, end - start)
             at = channels * (start - begin)
             panel = packed[:, at : at + channels * width].reshape(elements, channels, width)
             panel[:, :, : filters - start] = transformed[:, :, start : start + width]
-        parts.append(packed.ravel())
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+            panel[:, :, filters - start :] = 0
