@@ -157,6 +157,14 @@ def test_a_file_that_is_deleted_or_replaced_stays_usable(tmp_path: Path):
     np.testing.assert_array_equal(loaded.compile(cache=False)({"x": x})["y"], y)
 
 
+def test_a_file_without_large_weights_may_be_written_to(tmp_path: Path):
+    path = save(tmp_path / "m.onnx", model(weight(rows=1)))
+    loaded = load_model(path)
+    path.write_bytes(b"")
+    assert loaded.weight("w0").shape == (1, 8)
+    loaded.files.require_unchanged()
+
+
 def test_a_file_that_is_written_to_has_to_be_loaded_again(tmp_path: Path):
     path = save(tmp_path / "m.onnx", model(weight()))
     loaded = tilth.load(path)

@@ -131,7 +131,7 @@ class Importer:
     """
 
     def __init__(self, model: OnnxModel, resolver: Resolver, memory: int, nodes: int) -> None:
-        model.require_unchanged()
+        model.files.require_unchanged()
         self.model = model
         self.resolver = resolver
         self.memory = memory

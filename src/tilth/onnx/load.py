@@ -46,7 +46,7 @@ class OnnxModel:
     def stamps(self) -> tuple[Stamp, ...]:
         """Those of all files that were read so far."""
         own = (self.stamp,) if self.stamp else ()
-        return (*own, *self.files.stamps)
+        return tuple(dict.fromkeys((*own, *self.files.stamps)))
 
     @property
     def name(self) -> str:
@@ -89,12 +89,6 @@ class OnnxModel:
             self._arrays[name] = array
         return self._arrays[name]
 
-    def require_unchanged(self) -> None:
-        """Raise ModelError when a file that weights lie in was written to after it was loaded."""
-        for stamp in self.stamps:
-            if stamp.is_overwritten:
-                raise ModelError(f"'{stamp.path}' changed since it was loaded; load it again")
-
     @cached_property
     def _initializers(self) -> dict[str, Any]:
         return {t.name: t for t in self.proto.graph.initializer}
@@ -120,7 +114,8 @@ def load_model(source: ModelSource, infer_types: bool = False) -> OnnxModel:
         # Links are followed once: external data may lie beside the link or beside its target.
         files = ExternalFiles([path.parent, path.resolve().parent])
         data, stamp = _map_file(path)
-        model = OnnxModel(_parse(_to_parse(data, path, files), f"'{path}'"), files, path, stamp)
+        rest = _to_parse(data, path, files, stamp)
+        model = OnnxModel(_parse(rest, f"'{path}'"), files, path, stamp)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         model = OnnxModel(_parse(bytes(source), "the given bytes"))
     elif hasattr(source, "opset_import") and hasattr(source, "graph"):
@@ -163,7 +158,7 @@ def _map_file(path: Path) -> tuple[mmap.mmap | bytes, Stamp]:
         raise ModelError(f"cannot read '{path}': {getattr(e, 'strerror', None) or e}") from e
 
 
-def _to_parse(data: mmap.mmap | bytes, path: Path, files: ExternalFiles) -> bytes:
+def _to_parse(data: mmap.mmap | bytes, path: Path, files: ExternalFiles, stamp: Stamp) -> bytes:
     """The model's bytes, less the large tensors where those can be left in the file."""
     if isinstance(data, bytes) or not _PLAIN_NAME.fullmatch(path.name):
         return bytes(data)
@@ -172,7 +167,7 @@ def _to_parse(data: mmap.mmap | bytes, path: Path, files: ExternalFiles) -> byte
     except WireError:
         return data[:]  # whatever it is, the parser will say what is wrong
     if len(rest) < len(data):
-        files.adopt(path.resolve(), data)
+        files.adopt(path.resolve(), data, stamp)
     return rest
 
 

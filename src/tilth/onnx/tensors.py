@@ -72,9 +72,16 @@ class ExternalFiles:
         self._maps: dict[Path, mmap.mmap] = {}
         self.stamps: list[Stamp] = []  # of the files that were mapped
 
-    def adopt(self, path: Path, mapped: mmap.mmap) -> None:
+    def adopt(self, path: Path, mapped: mmap.mmap, stamp: Stamp) -> None:
         """Read the file at `path` (absolute, without links) from this mapping."""
         self._maps[path] = mapped
+        self.stamps.append(stamp)
+
+    def require_unchanged(self) -> None:
+        """Raise ModelError when a file that was mapped has been written to since then."""
+        for stamp in self.stamps:
+            if stamp.is_overwritten:
+                raise ModelError(f"'{stamp.path}' changed since it was loaded; load it again")
 
     def read(self, tensor: Any, nbytes: int, where: str) -> memoryview:
         """The bytes of an external tensor. ModelError when the entry or the file is unusable."""
