@@ -21,6 +21,7 @@ from tilth.compiler import (
     scales,
     transposed_convolution,
 )
+from tilth.compiler.attention_blocks import block_attention
 from tilth.compiler.cse import merge_common_subexpressions
 from tilth.compiler.decompose import decompose
 from tilth.compiler.fold import fold_constants
@@ -81,6 +82,11 @@ SHARED = (FOLD, SIMPLIFY, FOLD, MERGE, SINK)
 
 TARGET = (
     Pass("integer products", _table(*integer_products.RULES), lambda traits: traits.byte_products),
+    Pass(
+        "attention in blocks",
+        lambda graph, traits: block_attention(graph, traits.most_score_bytes),
+        lambda traits: traits.most_score_bytes > 0,
+    ),
     Pass("decompose", lambda graph, traits: decompose(graph, traits.composites)),
     *(FOLD, SIMPLIFY),
     Pass("fold scales", _table(*scales.RULES)),

@@ -28,7 +28,8 @@ class Traits:
     wants; `explicit_padding` makes padding a `pad` node before convolutions and windows;
     `fuses` turns on the fusion pass; `byte_products` says that sums of products of bytes cost less
     than those of floats. Where algorithms with fewer products want it, `images_for_volumes` makes
-    convolutions of volumes ones of images, and `dense_windows` dilated ones dense.
+    convolutions of volumes ones of images, and `dense_windows` dilated ones dense. Attention with
+    more than `most_score_bytes` of scores is computed in blocks; 0 means never.
     """
 
     composites: frozenset[str] = frozenset()
@@ -38,6 +39,7 @@ class Traits:
     byte_products: bool = False
     images_for_volumes: bool = False
     dense_windows: bool = False
+    most_score_bytes: int = 0
 
     def term_by_term(self) -> Traits:
         """These traits where all products of the model are computed as they are."""

@@ -1,0 +1,58 @@
+"""Attention over many positions is computed in blocks of heads and rows."""
+
+import numpy as np
+import pytest
+from graph_samples import assert_same, count, graph, tensor
+
+from tilth.compiler.attention_blocks import block_attention
+from tilth.ir.graph import Value, make_constant
+from tilth.ir.ops.table import op
+
+HEADS, ROWS, KEYS = 3, 11, 6
+q = tensor(2, HEADS, ROWS, 4, name="q")
+k = tensor(2, HEADS, KEYS, 4, name="k")
+v = tensor(2, HEADS, KEYS, 5, name="v")
+BATCH = {"lhs_batch": (0, 1), "rhs_batch": (0, 1)}
+SCORES = 2 * HEADS * ROWS * KEYS * 4  # bytes
+
+
+def attention(*masks: Value, axis: int = 3) -> Value:
+    scores = op.dot_general(q, k, lhs_contract=(3,), rhs_contract=(3,), **BATCH)
+    scores = op.multiply(scores, make_constant(np.float32(0.5)))
+    for mask in masks:
+        scores = op.add(scores, mask)
+    shares = op.softmax(scores, axis=axis)
+    return op.dot_general(shares, v, lhs_contract=(3,), rhs_contract=(2,), **BATCH)
+
+
+def blocks_of(most_bytes: int, *masks: Value, **how: int) -> int:
+    before = graph(attention(*masks, **how))
+    after = block_attention(before, most_bytes)
+    assert_same(before, after)
+    return count(after)["softmax"]
+
+
+def test_scores_that_fit_stay_whole():
+    assert blocks_of(SCORES) == 1
+
+
+@pytest.mark.parametrize(("share", "blocks"), [(2, 2), (6, 6), (12, 12), (7, 12)])
+def test_batches_are_cut_first_then_heads_then_rows(share, blocks):
+    assert blocks_of(SCORES // share) == blocks
+
+
+def test_masks_are_cut_along_what_they_are_not_broadcast_over():
+    masks = [
+        tensor(ROWS, KEYS, name="a"),
+        tensor(2, 1, 1, KEYS, name="b"),
+        tensor(1, HEADS, ROWS, 1, name="c"),
+    ]
+    assert blocks_of(SCORES // 12, *masks) == 12
+
+
+def test_shares_that_do_not_sum_up_over_keys_stay():
+    assert blocks_of(SCORES // 6, axis=2) == 1
+
+
+def test_no_attention_becomes_very_many_blocks():
+    assert blocks_of(1) == 1
