@@ -140,6 +140,15 @@ def test_any_division_into_work_items(row_blocks, panel_blocks, streams):
 
 
 @here
+@settings(max_examples=8, deadline=None)
+@given(depth_blocks=st.integers(2, 4), row_blocks=st.integers(1, 3), panel_blocks=st.integers(1, 2))
+def test_sums_wait_between_parts_of_the_depth(depth_blocks, row_blocks, panel_blocks):
+    x, y = arrays(4, (70, 384), (384, 90))
+    changes = {"depth_blocks": depth_blocks, "row_blocks": row_blocks, "panel_blocks": panel_blocks}
+    checked(dot, [x, y], **changes)
+
+
+@here
 @pytest.mark.parametrize(("depth", "usual"), [(36, 2e-5), (4096, 6e-6)])
 def test_error_against_float64(depth, usual):
     """At most 2^-16 of the magnitudes summed; usually a few millionths of the largest result."""

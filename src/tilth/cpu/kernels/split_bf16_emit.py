@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import llvmlite.ir as ll
 
@@ -15,7 +17,18 @@ from tilth.cpu.kernels.contraction_plan import Shape
 from tilth.cpu.kernels.pieces import either, even_part
 from tilth.cpu.kernels.space import decode, kernel_emitter
 from tilth.cpu.kernels.split_bf16_parts import Parts, Tiles
-from tilth.cpu.kernels.split_bf16_plan import COLUMNS, LINE, PANEL, ROWS, UNWANTED, Plan
+from tilth.cpu.kernels.split_bf16_plan import (
+    COLUMNS,
+    DEPTH,
+    LINE,
+    PANEL,
+    PARTS,
+    ROWS,
+    SUMS,
+    TILE,
+    UNWANTED,
+    Plan,
+)
 
 
 def emit(
@@ -28,6 +41,16 @@ def emit(
 ) -> ll.Function:
     """Define the kernel function `name` and the parts it calls."""
     return _Nest(module, isa, name, plan, operands, result).emit()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What is multiplied by a panel: row tiles `first` to `stop`, one part of the depth."""
+
+    depth: int
+    first: Val
+    stop: Val
+    panel: Val  # counted within the work item
 
 
 class _Nest:
@@ -68,12 +91,13 @@ class _Nest:
         *index, row, panel = decode(e, item, (*outer, plan.row_blocks, plan.panel_blocks))
         pointers = self._outer(index)
         first, stop = even_part(e, row, problem.row_tiles, plan.row_blocks)
-        self._split_rows(pointers[LHS], first, stop)
         begin, end = even_part(e, panel, problem.panels, plan.panel_blocks)
-        with e.loop(begin, end) as number:
-            self._by_panel(
-                number, lambda wide, last: self._panel(pointers, number, first, stop, wide, last)
-            )
+        self._find_rows(first, stop)
+        for depth in range(plan.depth_blocks):
+            self._split_rows(pointers[LHS], first, stop, depth)
+            with e.loop(begin, end) as number:
+                block = _Block(depth, e.i64(first), e.i64(stop), e.b.sub(number, e.i64(begin)))
+                self._by_panel(number, partial(self._panel, block, pointers, number))
 
     def _outer(self, index: Sequence[int | Val]) -> list[Val]:
         """The tensors' pointers at an index of the outer loops."""
@@ -87,11 +111,10 @@ class _Nest:
         return moved
 
     # -- rows --------------------------------------------------------------------------------
-    def _split_rows(self, left: Val, first: int | Val, stop: int | Val) -> None:
-        """Split what the block's rows read; note where each row lies in every other tensor."""
-        e, problem = self.e, self.problem
-        start = e.b.mul(e.i64(first), I64(ROWS))
-        end = e.intrinsic("smin", e.b.mul(e.i64(stop), I64(ROWS)), I64(problem.rows))
+    def _find_rows(self, first: int | Val, stop: int | Val) -> None:
+        """Note where each row of the block lies in every tensor but the operands."""
+        e = self.e
+        start, end = self._row(first), self._row(stop)
         with e.loop(start, end) as row:
             index, wanted = self._index(row)
             line = step(e, self.offsets, e.b.sub(row, start), 8 * self.plan.tensors)
@@ -100,13 +123,25 @@ class _Nest:
                 if wanted is not None:
                     at = e.b.select(wanted, at, I64(UNWANTED))
                 e.store(at, e.offset(line, 8 * i))
+
+    def _split_rows(self, left: Val, first: int | Val, stop: int | Val, depth: int) -> None:
+        """Split what the block's rows read, of this part of the depth."""
+        e, plan, problem = self.e, self.plan, self.problem
+        left = e.offset(left, depth * plan.block_steps * DEPTH * self.sizes[LHS])
+        start, end = self._row(first), self._row(stop)
         with e.loop(start, e.b.add(end, I64(problem.halo))) as number:
             if problem.on_grid:
                 source = step(e, left, number, problem.unit * self.sizes[LHS])
             else:
                 source = e.offset(left, self._distance(self._index(number)[0], LHS))
-            target = step(e, self.left, e.b.sub(number, start), problem.pitch)
+            target = step(e, self.left, e.b.sub(number, start), plan.pitch)
             e.b.call(self.parts.left(), [source, target])
+
+    def _row(self, tile: int | Val) -> Val:
+        """The first row of a tile; the number of rows behind the last one."""
+        return self.e.intrinsic(
+            "smin", self.e.b.mul(self.e.i64(tile), I64(ROWS)), I64(self.problem.rows)
+        )
 
     def _index(self, row: Val) -> tuple[list[int | Val], Val | None]:
         """The index of a row; on a grid with gaps also whether it is wanted."""
@@ -143,13 +178,7 @@ class _Nest:
         either(self.e, ends, lambda: body(problem.last_panel, True), lambda: body(PANEL, False))
 
     def _panel(
-        self,
-        pointers: list[Val],
-        number: Val,
-        first: int | Val,
-        stop: int | Val,
-        wide: int,
-        last: bool,
+        self, block: _Block, pointers: Sequence[Val], number: Val, wide: int, last: bool
     ) -> None:
         e, plan, problem = self.e, self.plan, self.problem
         tail = problem.tail if last else None
@@ -159,36 +188,34 @@ class _Nest:
             if tensor == RHS and plan.constant:
                 nbytes = problem.panel
             moved[tensor] = step(e, pointers[tensor], number, nbytes)
-        right = moved[RHS]
         if not plan.constant:
-            e.b.call(self.parts.right(wide, tail), [right, self.right])
-            right = self.right
-        tiles = e.b.sub(e.i64(stop), e.i64(first))
-        rows = e.b.sub(I64(problem.rows), e.b.mul(e.i64(first), I64(ROWS)))
+            e.b.call(self.parts.right(wide, tail), [moved[RHS], self.right])
+            moved[RHS] = self.right
+        moved[RHS] = e.offset(moved[RHS], block.depth * plan.block_steps * PARTS * wide * TILE)
+        tiles = e.b.sub(block.stop, block.first)
         pairs = e.b.and_(tiles, I64(-PANEL))
         with e.loop(0, pairs, PANEL) as tile:
-            self._tile(tile, right, rows, moved, PANEL, wide, tail)
+            self._tile(block, tile, moved, PANEL, wide, tail)
         with e.loop(pairs, tiles) as tile:
-            self._tile(tile, right, rows, moved, 1, wide, tail)
+            self._tile(block, tile, moved, 1, wide, tail)
 
     def _tile(
-        self,
-        tile: Val,
-        right: Val,
-        rows: Val,
-        tensors: list[Val],
-        high: int,
-        wide: int,
-        tail: int | None,
+        self, block: _Block, tile: Val, tensors: list[Val], high: int, wide: int, tail: int | None
     ) -> None:
-        """Multiply and finish `high` row tiles of a panel."""
-        e, plan, problem = self.e, self.plan, self.problem
-        left = step(e, self.left, tile, ROWS * problem.pitch)
-        done = e.b.mul(tile, I64(ROWS))
-        count = e.intrinsic("smin", e.b.sub(rows, done), I64(high * ROWS))
-        line = step(e, self.offsets, done, 8 * self.plan.tensors)
+        """Multiply `high` row tiles of a panel; finish them with the last part of the depth."""
+        e, plan = self.e, self.plan
+        left = step(e, self.left, tile, ROWS * plan.pitch)
+        sums = self.sums
+        if plan.depth_blocks > 1:
+            sums = step(e, step(e, self.right, block.panel, plan.panel_sums), tile, ROWS * SUMS)
         calls = e.b.udiv(tile, I64(PANEL))
-        ahead = e.offset(right, problem.panel)
-        ahead = step(e, ahead, calls, problem.steps * plan.fetched * LINE)
-        e.b.call(self.parts.product(high, wide), [left, right, self.sums, ahead])
-        e.b.call(self.parts.finish(wide, tail), [self.sums, line, count, *tensors[RESULT:]])
+        ahead = e.offset(tensors[RHS], self.problem.panel)
+        ahead = step(e, ahead, calls, plan.block_steps * plan.fetched * LINE)
+        product = self.parts.product(high, wide, resumes=block.depth > 0)
+        e.b.call(product, [left, tensors[RHS], sums, ahead])
+        if block.depth == plan.depth_blocks - 1:
+            done = e.b.mul(tile, I64(ROWS))
+            rows = e.b.sub(self._row(block.stop), self._row(block.first))
+            count = e.intrinsic("smin", e.b.sub(rows, done), I64(high * ROWS))
+            line = step(e, self.offsets, done, 8 * plan.tensors)
+            e.b.call(self.parts.finish(wide, tail), [sums, line, count, *tensors[RESULT:]])

@@ -61,8 +61,8 @@ class Parts:
         return self._made["left"]
 
     def _left_run(self, e: Emitter, source: Val, target: Val) -> None:
-        """The innermost depth of a line."""
-        inner = self.problem.inner.size
+        """The innermost depth of a line, or its part."""
+        inner = self.problem.inner.size // self.plan.depth_blocks
 
         def one(source: Val, target: Val, count: int) -> None:
             halves = [
@@ -166,22 +166,30 @@ class Parts:
             self._each_tap(e, rest, tensor, at, to, pitch, run)
 
     # -- products ----------------------------------------------------------------------------
-    def product(self, high: int, wide: int) -> ll.Function:
+    def product(self, high: int, wide: int, resumes: bool) -> ll.Function:
         """f(left, right, sums, ahead): `high` row tiles by a panel of `wide` tiles.
 
-        On the way it brings `fetched` lines per step, from `ahead` on, into L2.
+        It adds to sums of earlier parts of the depth if it `resumes`. On the way it brings
+        `fetched` lines per step, from `ahead` on, into L2.
         """
-        label = f"product{high}x{wide}"
+        label = f"product{high}x{wide}{'more' * resumes}"
         if label not in self._made:
             e = self._function(label, [PTR] * 4)
             left, right, sums, ahead = e.args
             unit = Tiles(e)
-            for i in range(high * wide):
-                unit.zero(i)
+            places = [
+                e.offset(sums, row * ROWS * SUMS + column * LINE)
+                for row in range(high)
+                for column in range(wide)
+            ]
+            for i, place in enumerate(places):
+                if resumes:
+                    unit.load(i, place, SUMS)
+                else:
+                    unit.zero(i)
             self._taps(e, self.problem.tap_pitches, left, right, ahead, high, wide)
-            for i in range(high * wide):
-                row, column = divmod(i, wide)
-                unit.store(i, e.offset(sums, row * ROWS * SUMS + column * LINE), SUMS)
+            for i, place in enumerate(places):
+                unit.store(i, place, SUMS)
             self._made[label] = e.finish()
         return self._made[label]
 
@@ -198,7 +206,7 @@ class Parts:
         """Products of all steps of the given taps."""
         turn, fetched = PARTS * wide * TILE, self.plan.fetched * LINE
         if not taps:
-            with e.loop(0, self.problem.line_steps) as k:
+            with e.loop(0, self.plan.block_steps) as k:
                 self._fetch(e, step(e, ahead, k, fetched))
                 self._one_step(e, step(e, a, k, STEP), step(e, b, k, turn), high, wide)
             return
@@ -218,8 +226,8 @@ class Parts:
         unit, lefts, rights = Tiles(e), (4, 5)[:high], (6, 7)[:wide]
 
         def load_left(row: int, part: int) -> None:
-            at = row * ROWS * self.problem.pitch + part * LINE
-            unit.load(lefts[row], e.offset(a, at), self.problem.pitch)
+            at = row * ROWS * self.plan.pitch + part * LINE
+            unit.load(lefts[row], e.offset(a, at), self.plan.pitch)
 
         def load_right(column: int, part: int) -> None:
             unit.load(rights[column], e.offset(b, (part * wide + column) * TILE), LINE)

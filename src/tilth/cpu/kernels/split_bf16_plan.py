@@ -32,6 +32,7 @@ STEP = PARTS * LINE  # bytes of a line per step along the depth
 SUMS = PANEL * COLUMNS * 4  # bytes from one row of sums to the next
 UNWANTED = -(1 << 63)  # in place of the bytes to a row
 _MOST_FETCHED = 16  # cache lines on their way from memory leave none for lines from L2
+_MOST_DEPTHS = 4  # parts of the depth
 _MOST_DROPPED = 1.3  # rows computed for each row wanted
 
 
@@ -133,6 +134,10 @@ class Problem:
         """Tiles along the depth that a line takes part in."""
         return self.runs * self.tap_steps
 
+    def divides(self, depths: int) -> bool:
+        """Can a line be cut into so many parts, all of the same whole tiles?"""
+        return not self.taps and self.inner.size % (depths * DEPTH) == 0
+
     # -- bytes -------------------------------------------------------------------------------
     @property
     def pitch(self) -> int:
@@ -194,11 +199,24 @@ class Plan:
     row_blocks: int
     panel_blocks: int
     streams: bool  # the right operand is too large to stay in L2
+    depth_blocks: int = 1  # parts of the depth, between which sums wait in scratch
 
     @property
     def block_tiles(self) -> int:
         """Row tiles of the largest block."""
         return -(-self.problem.row_tiles // self.row_blocks)
+
+    @property
+    def block_steps(self) -> int:
+        """Tiles along a part of the depth that a line takes part in."""
+        return self.problem.line_steps // self.depth_blocks
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from one line to the next."""
+        return (
+            self.problem.pitch if self.depth_blocks == 1 else conflict_free(self.block_steps * STEP)
+        )
 
     @property
     def lines(self) -> int:
@@ -225,9 +243,11 @@ class Plan:
     def describe(self) -> str:
         """For reports."""
         blocks = f"{self.row_blocks}x{self.panel_blocks}"
-        return f"split bf16, {self.block_tiles} row tiles, items {blocks}"
+        depth = f"depth in {self.depth_blocks}, " if self.depth_blocks > 1 else ""
+        return f"split bf16, {self.block_tiles} row tiles, {depth}items {blocks}"
 
-    # -- scratch: sums, offsets of rows, lines of the left operand, a panel of the right one -----
+    # -- scratch: sums, offsets of rows, lines of the left operand, and a panel of the right one
+    # -- or sums that wait
     @property
     def tensors(self) -> int:
         """Tensors that rows are written to or read from at the end: result and extras."""
@@ -243,40 +263,53 @@ class Plan:
 
     @property
     def right_at(self) -> int:
-        return self.left_at + self.lines * self.problem.pitch
+        return self.left_at + self.lines * self.pitch
+
+    @property
+    def panel_sums(self) -> int:
+        """Bytes of the sums of a block and a panel."""
+        return -(-self.block_tiles // PANEL) * PANEL * ROWS * SUMS
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of sums that wait for the next part of the depth."""
+        panels = -(-self.problem.panels // self.panel_blocks)
+        return 0 if self.depth_blocks == 1 else panels * self.panel_sums
 
     @property
     def scratch(self) -> int:
-        return self.right_at + (0 if self.constant else self.problem.panel)
+        return self.right_at + (self.waiting if self.constant else self.problem.panel)
 
 
 # -- what it costs -------------------------------------------------------------------------------
-# Fitted to measurements; cycles, and bytes per cycle.
+# Fitted to measurements on two threads; cycles, and bytes per cycle.
 _PRODUCT = 3 * 16 * 1.25  # of one tile by another: three products, and what stalls them
+_FROM_L2 = 1.6  # times that, when each row tile reads a panel that has left L1
 _LONE = 1.7  # a lone tile of rows or columns has too few sums in flight
-_SPLIT = 11.0  # to split 32 elements of a line
+_SPLIT = 15.0  # to split 32 elements of a line, half of which another core has written
 _RUN = 15.0  # to find the elements of a tap that a line holds
 _FINISH = 7.5  # to finish a vector of the result
+_WAIT = 100.0  # to store and load a tile of sums that waits
 _ITEM = 250.0
-_STREAM = 4.6  # from beyond L2
-_HIDDEN = 0.9
+_STREAM = 6.2  # from beyond L2, which tiles from L2 leave no line buffers for
 
 
 def ranked(form: Contraction, constant: bool, isa: Isa, threads: int) -> list[Plan]:
     """All plans worth considering, those with the fewest estimated cycles first."""
-    found = {p.blocks: p for p in _candidates(problem_of(form), constant, isa, threads)}
-    return sorted(found.values(), key=lambda plan: (cycles(plan, isa, threads), plan.blocks))
+    found = dict.fromkeys(_candidates(problem_of(form), constant, isa, threads))
+    return sorted(found, key=lambda plan: (cycles(plan, isa, threads), plan.blocks))
 
 
 def _candidates(problem: Problem, constant: bool, isa: Isa, threads: int) -> Iterator[Plan]:
     tiles, streams = problem.row_tiles, problem.packed > isa.l2 // 2
-    for share in (3 / 8, 3 / 4):
-        lines = int(isa.l2 * share) // problem.pitch
+    cuts = [d for d in range(2, _MOST_DEPTHS + 1) if constant and problem.divides(d)]
+    for share, depths in ((3 / 8, 1), (3 / 4, 1), *((3 / 8, d) for d in cuts)):
+        lines = int(isa.l2 * share) * depths // problem.pitch
         most = max(PANEL, (lines - problem.halo) // (ROWS * PANEL) * PANEL)
         fewest = -(-tiles // most)
         for row_blocks in {fewest, min(tiles, -(-fewest // threads) * threads)}:
             for panel_blocks in {1, min(problem.panels, threads)}:
-                yield Plan(problem, constant, row_blocks, panel_blocks, streams)
+                yield Plan(problem, constant, row_blocks, panel_blocks, streams, depths)
 
 
 def cycles(plan: Plan, isa: Isa, threads: int) -> float:
@@ -286,10 +319,12 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     pairs, lone = divmod(plan.block_tiles, PANEL)
     columns = p.column_tiles / plan.panel_blocks
     products = p.steps * columns * (pairs * PANEL + lone * _LONE) * _PRODUCT
+    if not p.taps and p.panel > isa.l1:  # (the taps of a window share lines that stay in L1)
+        products *= _FROM_L2
     split = plan.lines * (p.line_steps * _SPLIT + p.runs * _RUN)
     finish = plan.block_tiles * ROWS * columns * _FINISH
     if not plan.constant:
         split += p.panels / plan.panel_blocks * p.steps * DEPTH * _SPLIT
     stream = p.right / plan.panel_blocks / _STREAM if plan.streams else 0.0
-    total = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
-    return items * (total + split + finish + _ITEM)
+    waiting = (plan.depth_blocks - 1) * plan.block_tiles * columns * _WAIT
+    return items * (products + stream + waiting + split + finish + _ITEM)
