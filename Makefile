@@ -11,7 +11,7 @@ find-python = for folder in $$(echo "$$PATH" | tr ':' ' '); do \
 			2>/dev/null && echo "$$python" && exit; \
 	done; done
 
-.PHONY: help demo test format check-models check-arm bench batches numerics latency memory \
+.PHONY: help demo test format check-models check-arm bench zoo batches numerics latency memory \
 	conformance ecosystem readme fuzz clean
 
 help:
@@ -39,6 +39,10 @@ check-arm: $(VENV)/.test ## run kernels and a model as AArch64 code; needs Debia
 bench: $(VENV)/.bench ## MODELS=folder: time models and operators next to the rivals
 	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/models.json
 	$(BIN)/python benchmarks/operators.py --json benchmarks/results/operators.json
+
+zoo: $(VENV)/.zoo ## MODELS=folder: write models of many other architectures there, and time them
+	$(BIN)/python benchmarks/zoo.py $(MODELS)
+	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/zoo.json
 
 batches: $(VENV)/.bench ## MODELS=folder: time batches of 8 and 32 samples next to the rivals
 	$(BIN)/python benchmarks/batches.py $(MODELS) --json benchmarks/results/batches.json
@@ -87,6 +91,11 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.made
 $(VENV)/.bench: pyproject.toml $(VENV)/.made
 	@echo "installing tilth and its rivals"
 	@$(PIP) -e '.[bench]'
+	@touch $@
+
+$(VENV)/.zoo: pyproject.toml $(VENV)/.made
+	@echo "installing tilth, its rivals and what makes models"
+	@$(PIP) -e '.[bench,zoo]'
 	@touch $@
 
 $(VENV)/.ecosystem: pyproject.toml $(VENV)/.made
