@@ -25,9 +25,10 @@ _LINE, _PAGE = 64, 4096
 _CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be copied
 _PEAK_SHARE = 0.85  # of the FMA peak that direct kernels reach
 _STREAM = 4.6  # bytes of weights per cycle from beyond L2
+_PANEL = 150  # bytes per cycle from L2 to the FMAs, of weights that each row of tiles reads
 _HIDDEN = 0.3  # how much of the shorter of computing and streaming hides behind the longer
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
-_EVEN = 1.05  # of an equal share, that the busiest thread may have
+_EVEN = 1.01  # of an equal share, that the busiest thread may have
 _ROWS = 64  # that a block has at least, where weights are read once per block of rows
 _DEEP = 64  # depth from which a tile's results can be fetched while it is computed
 _MOST_TILINGS = 12  # that a tuner may try
@@ -121,14 +122,16 @@ def shape_of(form: Contraction, isa: Isa) -> Shape:
 
 def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     """A good plan, from shapes and cache sizes alone."""
-    tiling = min(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa, threads))
+    cost = _tiling_cost(shape, rhs_is_constant, isa, threads)
+    tiling = min(_tilings(shape, rhs_is_constant, isa), key=cost)
     return _around(tiling, shape, rhs_is_constant, isa, threads)
 
 
 def ranked(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> list[Plan]:
     """The plan of `choose`, then others that may turn out faster: for other tiles, and the same
     one with another choice for one thing."""
-    tilings = sorted(_tilings(shape, rhs_is_constant, isa), key=_tiling_cost(shape, isa, threads))
+    cost = _tiling_cost(shape, rhs_is_constant, isa, threads)
+    tilings = sorted(_tilings(shape, rhs_is_constant, isa), key=cost)
     first, *others = (
         _around(t, shape, rhs_is_constant, isa, threads) for t in tilings[:_MOST_TILINGS]
     )
@@ -148,11 +151,17 @@ def _tilings(shape: Shape, rhs_is_constant: bool, isa: Isa) -> Iterator[Tiling]:
     return tiles.candidates(isa, shape.height.size, shape.width.size, shape.vectors, fetching)
 
 
-def _tiling_cost(shape: Shape, isa: Isa, threads: int) -> Callable[[Tiling], float]:
+def _tiling_cost(
+    shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int
+) -> Callable[[Tiling], float]:
+    streams = _fetching(shape, rhs_is_constant, isa)
+    weights = shape.form.depth * shape.vectors * isa.vector_bytes
+
     def cost(tiling: Tiling) -> float:
         factor = _CONFLICT_COST if _conflicts(shape, tiling, isa) else 1.0
         factor *= _imbalance(shape, tiling, threads)
-        return factor * tiles.cost(isa, tiling, shape.form.depth)
+        reads = tiling.height.count * tiling.width.count * weights if streams else 0
+        return factor * (tiles.cost(isa, tiling, shape.form.depth) + reads / _PANEL)
 
     return cost
 
