@@ -56,3 +56,18 @@ def test_shares_that_do_not_sum_up_over_keys_stay():
 
 def test_no_attention_becomes_very_many_blocks():
     assert blocks_of(1) == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4)])
+def test_attention_without_rows_stays(shape):
+    batch, rows, depth = shape
+    x, y = tensor(*shape, name="x"), tensor(batch, 3, depth, name="y")
+    scores = op.dot_general(
+        x, y, lhs_contract=(2,), rhs_contract=(2,), lhs_batch=(0,), rhs_batch=(0,)
+    )
+    shares = op.softmax(scores, axis=2)
+    result = op.dot_general(
+        shares, y, lhs_contract=(2,), rhs_contract=(1,), lhs_batch=(0,), rhs_batch=(0,)
+    )
+    assert result.shape == (batch, rows, depth)
+    assert count(block_attention(graph(result), 1))["softmax"] == 1

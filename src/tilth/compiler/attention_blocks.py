@@ -68,7 +68,7 @@ def _in_blocks(node: Node, most_bytes: int) -> Value:
     counts = [1] * (len(batch) + 1)
     for axis, size in enumerate((*batch, rows)):
         blocks = math.ceil(scores.tensor.nbytes / most_bytes / math.prod(counts))
-        counts[axis] = min(size, blocks)
+        counts[axis] = max(1, min(size, blocks))
     if not 1 < math.prod(counts) <= _MOST_BLOCKS:
         return node.outputs[0]
     cuts = [list(_ranges(n, c)) for n, c in zip((*batch, rows), counts, strict=True)]
