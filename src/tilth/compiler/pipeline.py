@@ -85,7 +85,7 @@ TARGET = (
     Pass(
         "attention in blocks",
         lambda graph, traits: block_attention(graph, traits.most_score_bytes),
-        lambda traits: traits.most_score_bytes > 0,
+        lambda traits: traits.most_score_bytes > 0 and not traits.streams_attention,
     ),
     Pass("decompose", lambda graph, traits: decompose(graph, traits.composites)),
     *(FOLD, SIMPLIFY),

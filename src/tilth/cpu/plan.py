@@ -12,9 +12,11 @@ import math
 from collections.abc import Sequence
 
 from tilth.cpu import choices, control, kernels
+from tilth.cpu.attention import join_attention
 from tilth.cpu.chains import join_chains
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Lower, Packed, Task
+from tilth.cpu.kernels import attention
 from tilth.cpu.steps import Item, Step
 from tilth.cpu.view import Buffer, View, behind, dense_view, through
 from tilth.ir.graph import Graph, Node, Value, make_input
@@ -42,7 +44,7 @@ class Planner:
     """Plans one graph, and the graphs inside its control flow with planners like itself."""
 
     def __init__(self, graph: Graph, isa: Isa, threads: int, exact: bool, lower: Lower):
-        self.graph = graph if exact else join_chains(graph, isa, threads)
+        self.graph = graph if exact else join_attention(join_chains(graph, isa, threads))
         self.isa, self.threads, self.exact = isa, threads, exact
         self.lower = lower
         self.homes: dict[Value, View] = {}
@@ -150,11 +152,24 @@ class Planner:
         self.views.update(zip(node.outputs, writes, strict=True))
         if node.op == "fusion":
             kind = node.attrs["kind"]
+            if kind == "attention" and not attention.pays(
+                self._task(node.attrs["body"], reads, writes)
+            ):
+                self._place_members(node, reads, writes)
+                return
             reads = self._channels_together(node, reads)
             lower = self.lower if kind == "contraction" else kernels.FUSION_KINDS[kind]
             self._step(node, lower, reads, writes, body=node.attrs["body"])
         else:
             self._step(node, kernels.OPS[node.op], reads, writes)
+
+    def _place_members(self, node: Node, reads: Sequence[View], writes: Sequence[View]) -> None:
+        """What is in a fusion of fusions, one by one."""
+        body = node.attrs["body"]
+        self.views.update(zip(body.inputs, reads, strict=True))
+        self.homes.update(zip(body.outputs, writes, strict=True))
+        for member in body.nodes:
+            self._place(member)
 
     def _channels_together(self, node: Node, reads: tuple[View, ...]) -> tuple[View, ...]:
         """What a fusion reads, copied where it is a convolution of pixels whose channels lie apart.
@@ -188,14 +203,17 @@ class Planner:
         body: Graph | None = None,
     ) -> None:
         body = body or Graph(node.inputs, node.outputs)
-        operands, results = (tuple(v.operand for v in views) for views in (reads, writes))
-        kernel = lower(Task(body, operands, results, self.isa, self.threads, self.exact))
+        kernel = lower(self._task(body, reads, writes))
         packed = tuple(
             _packed(kernel.packed[i]) if i in kernel.packed else view
             for i, view in enumerate(reads)
         )
         if kernel.items:
             self.items.append(Step(kernel, packed, tuple(writes), node))
+
+    def _task(self, body: Graph, reads: Sequence[View], writes: Sequence[View]) -> Task:
+        operands, results = (tuple(v.operand for v in views) for views in (reads, writes))
+        return Task(body, operands, results, self.isa, self.threads, self.exact)
 
     def home(self, value: Value) -> View:
         """Where to write a value: where a consumer wants it, or anywhere."""

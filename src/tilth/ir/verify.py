@@ -79,7 +79,7 @@ def _verify_node(node: Node, seen: set[Node]) -> None:
     _require(not missing, f"attributes are missing: {missing}")
     _require(types == node.types, f"the op gives {types}")
     if node.op == "fusion":
-        _verify_fusion_body(node.attrs["body"], nested=node.attrs["kind"] == "chain")
+        _verify_fusion_body(node.attrs["body"], nested=node.attrs["kind"] in ("chain", "attention"))
 
 
 def _is_legal(attr: Any) -> bool:

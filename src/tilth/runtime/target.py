@@ -29,7 +29,8 @@ class Traits:
     `fuses` turns on the fusion pass; `byte_products` says that sums of products of bytes cost less
     than those of floats. Where algorithms with fewer products want it, `images_for_volumes` makes
     convolutions of volumes ones of images, and `dense_windows` dilated ones dense. Attention with
-    more than `most_score_bytes` of scores is computed in blocks; 0 means never.
+    more than `most_score_bytes` of scores is computed in blocks, unless the target does so itself
+    (`streams_attention`); 0 means never.
     """
 
     composites: frozenset[str] = frozenset()
@@ -40,10 +41,11 @@ class Traits:
     images_for_volumes: bool = False
     dense_windows: bool = False
     most_score_bytes: int = 0
+    streams_attention: bool = False
 
     def term_by_term(self) -> Traits:
         """These traits where all products of the model are computed as they are."""
-        return replace(self, images_for_volumes=False, dense_windows=False)
+        return replace(self, images_for_volumes=False, dense_windows=False, streams_attention=False)
 
 
 @dataclass(frozen=True, slots=True)

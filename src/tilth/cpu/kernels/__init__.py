@@ -10,6 +10,7 @@ from tilth.cpu.expression import is_elementwise, unsupported_dtype
 from tilth.cpu.kernel import Lower
 from tilth.cpu.kernels import (
     arg_reduce,
+    attention,
     chain,
     contraction,
     cumulative,
@@ -38,6 +39,7 @@ FUSION_KINDS: dict[str, Lower] = {
     "window": window.lower,
     "contraction": contraction.lower,
     "chain": chain.lower,
+    "attention": attention.lower,
 }
 
 OPS: dict[str, Lower] = {

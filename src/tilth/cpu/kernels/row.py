@@ -50,6 +50,16 @@ Step = Callable[[Sequence[Val], Index, int, Limit], None]
 
 def lower(task: Task) -> Kernel:
     """A kernel for a fusion of kind `row`; the reduced axes may in fact be any."""
+    return _lower(task, 1024, 8192)
+
+
+def lower_rows(task: Task) -> Kernel:
+    """As `lower`, with single rows as work items."""
+    return _lower(task, 1, 1)
+
+
+def _lower(task: Task, least: int, most: int) -> Kernel:
+    """Items have so many elements, and a row at least."""
     require_dtypes(task.views)
     body, operands = task.body, task.operands
     space = reduction_space(body, operands, task.results)
@@ -62,8 +72,8 @@ def lower(task: Task) -> Kernel:
     body = reciprocals(body, full)
     stored = tuple(i for i, varying in enumerate(varies[len(operands) :]) if varying)
     stages = plan(body, stored, full, slow)
-    least, most = (max(1, n // max(1, length)) for n in (1024, 8192))
-    cut = split(space.dims[:n_rows], task.threads, 1, least, most)
+    bounds = (max(1, n // max(1, length)) for n in (least, most))
+    cut = split(space.dims[:n_rows], task.threads, 1, *bounds)
     short = _in_registers(task.isa, space, n_rows)
     kept = () if short else stages.kept
     scratch = {v: i * _scratch_stride(length) for i, v in enumerate(kept)}

@@ -8,9 +8,9 @@ from functools import partial
 
 import llvmlite.ir as ll
 
-from tilth.cpu.emit import I1, I64, Val
+from tilth.cpu.emit import I1, I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernel import Operand
+from tilth.cpu.kernel import Operand, Task
 from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS
 from tilth.cpu.kernels.contraction_plan import Shape
@@ -41,6 +41,25 @@ def emit(
 ) -> ll.Function:
     """Define the kernel function `name` and the parts it calls."""
     return _Nest(module, isa, name, plan, operands, result).emit()
+
+
+def emit_right(module: ll.Module, isa: Isa, name: str, plan: Plan, task: Task) -> ll.Function:
+    """Define f(source, target): split all panels of the right operand, for one turn of the outer
+    loops, into what kernels with constant weights read."""
+    problem = plan.problem
+    epilogue = Epilogue(Shape(problem.form, COLUMNS), task.operands, task.results[0].dtype)
+    parts = Parts(module, isa, name, plan, epilogue)
+    e = Emitter(module, isa, name, [PTR, PTR])
+    source, target = e.args
+    size = task.operands[problem.form.rhs].dtype.nbytes
+    across = PANEL * COLUMNS * problem.columns.strides[RHS] * size
+    last = problem.panels - 1
+    with e.loop(0, last) as number:
+        panel = [step(e, source, number, across), step(e, target, number, problem.panel)]
+        e.b.call(parts.right(PANEL, None), panel)
+    panel = [e.offset(source, last * across), e.offset(target, last * problem.panel)]
+    e.b.call(parts.right(problem.last_panel, problem.tail), panel)
+    return e.finish()
 
 
 @dataclass(frozen=True)

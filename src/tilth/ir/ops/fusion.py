@@ -13,7 +13,7 @@ from tilth.ir.ops.numerics import Array
 from tilth.ir.ops.table import decompose, infer, primitive, reference
 from tilth.ir.types import Type
 
-FUSION_KINDS = ("elementwise", "row", "reduce", "contraction", "window", "chain")
+FUSION_KINDS = ("elementwise", "row", "reduce", "contraction", "window", "chain", "attention")
 
 primitive("fusion", "a body computed in one kernel", "fusion")
 
