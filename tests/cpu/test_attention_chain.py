@@ -32,12 +32,11 @@ here = pytest.mark.skipif(
 )
 
 
-def attend(q: Value, k: Value, v: Value, *masks: Value, transposed: bool = False) -> Value:
-    """softmax(q k' / sqrt(d) + masks) v; keys may come as columns."""
+def attend(q: Value, k: Value, v: Value, *masks: Value) -> Value:
+    """softmax(q k' / sqrt(d) + masks) v."""
     rank = q.tensor.rank
     batch = {"lhs_batch": tuple(range(rank - 2)), "rhs_batch": tuple(range(rank - 2))}
-    along = rank - 2 if transposed else rank - 1
-    scores = op.dot_general(q, k, lhs_contract=(rank - 1,), rhs_contract=(along,), **batch)
+    scores = op.dot_general(q, k, lhs_contract=(rank - 1,), rhs_contract=(rank - 1,), **batch)
     scores = op.multiply(scores, scalar(1 / math.sqrt(q.shape[-1]), scores))
     for mask in masks:
         scores = op.add(scores, mask)
@@ -154,6 +153,15 @@ def test_shares_that_do_not_sum_up_over_keys_stay():
         return op.dot_general(shares, v, lhs_contract=(2,), rhs_contract=(1,), **batch)
 
     assert "attention" not in kinds(fused(model, *QKV))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda q, k, v: attend(q, k, v, k), lambda q, k, v: attend(k, k, k)],
+    ids=["mask", "everything"],
+)
+def test_keys_may_be_other_operands_too(model):
+    check_program(model, *arrays(*[(3, 64, 64)] * 3), tolerance=TOLERANCE)
 
 
 def kernels_for(isa, build=attend, shapes=QKV, precision: str = "default") -> list[str]:
