@@ -272,6 +272,8 @@ def test_idle_threads_cost_no_processor_time():
 
 
 BUSY = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 from tilth.tools.checkup import small_executable
 executable, feeds = small_executable(threads=2)
 print("ready", flush=True)

@@ -7,7 +7,6 @@ The file has a temporary name until all of it is there; who does not finish leav
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -67,6 +66,8 @@ class Draft:
 
     def _opened(self) -> EntryWriter:
         if self._writer is None:
+            import tempfile  # it is slow to import, and few processes need it
+
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(suffix=SUFFIX, dir=self._root)
             self._path, self._writer = Path(name), EntryWriter(os.fdopen(handle, "w+b"))

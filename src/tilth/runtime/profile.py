@@ -7,7 +7,6 @@ the runs the median counts.
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,6 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tilth.runtime.target import HasPeak, Options, target
 from tilth.runtime.trace import Key, TracedRecord, by_kernel, trace_events, waits
@@ -56,7 +57,7 @@ class KernelTime:
     @property
     def wait(self) -> float:
         """Mean over the threads of the seconds waited after the kernel."""
-        return statistics.fmean(self.waits)
+        return float(np.mean(self.waits))
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -205,7 +206,7 @@ def measured(
     seconds = [_timed(run) for _ in range(runs + 1)][1:]
     traces = [trace() for _ in range(runs)]
     threads = 1 + max((r.kernel.thread for r in traces[-1]), default=0)
-    return summarise(model, traces, statistics.median(seconds), _limits(kind, threads))
+    return summarise(model, traces, float(np.median(seconds)), _limits(kind, threads))
 
 
 def merged(profile: Profile) -> Profile:
@@ -265,7 +266,7 @@ def summarise(
             busy[key].append([r.kernel.seconds for r in records])
             waited[key].append([pauses[r] for r in records])
             example.setdefault(key, records[0])
-    medians = {key: statistics.median(s) for key, s in spans.items()}
+    medians = {key: float(np.median(s)) for key, s in spans.items()}
     total = sum(medians.values()) or 1.0
     rows = [
         _row(example[key], s, s / total, _medians(busy[key]), _medians(waited[key]))
@@ -280,7 +281,7 @@ def _span(records: Sequence[TracedRecord]) -> float:
 
 def _medians(runs: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """The median over the runs, thread by thread."""
-    return tuple(map(statistics.median, zip(*runs, strict=True)))
+    return tuple(np.median(runs, axis=0).tolist())
 
 
 def _row(
