@@ -208,7 +208,7 @@ def test_threads_get_as_many_blocks_each():
 
 
 def joined_kernel(heads: int):
-    body = joined(attend, *[(heads, 256, 64)] * 3).attrs["body"]
+    body = joined(attend, *[(heads, 192, 64)] * 3).attrs["body"]
     views = [dense(v.tensor) for v in (*body.inputs, *body.outputs)]
     return attention.lower(Task(body, tuple(views[:-1]), tuple(views[-1:]), TILES, 2))
 

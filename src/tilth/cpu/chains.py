@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Task, dense
-from tilth.cpu.kernels import contraction_plan, split_bf16, split_bf16_plan
+from tilth.cpu.kernels import contraction_plan, split_bf16, split_bf16_cost
 from tilth.cpu.kernels.chain import Chain
 from tilth.cpu.kernels.contraction_form import canonicalise
 from tilth.ir.cost import graph_flops
@@ -70,7 +70,7 @@ def _fastest(member: Node, isa: Isa, threads: int) -> float:
     if not split_bf16.pays(task):
         return 1.0
     shape = contraction_plan.shape_of(canonicalise(task), isa)
-    fast = split_bf16_plan.cycles(split_bf16.plans(task)[0], isa, threads)
+    fast = split_bf16_cost.cycles(split_bf16.plans(task)[0], isa, threads)
     return fast / contraction_plan.cycles(shape, isa, threads)
 
 

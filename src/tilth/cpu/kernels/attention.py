@@ -21,10 +21,11 @@ from tilth.cpu.kernels import row, split_bf16, split_bf16_emit
 from tilth.cpu.kernels.contraction_epilogue import step
 from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_geometry import aligned
+from tilth.cpu.kernels.matrix_unit import ROWS
 from tilth.cpu.kernels.packing import conflict_free
 from tilth.cpu.kernels.pieces import even_part
 from tilth.cpu.kernels.space import decode, kernel_emitter, touched_bytes
-from tilth.cpu.kernels.split_bf16_plan import ROWS, Plan, problem_of
+from tilth.cpu.kernels.split_bf16_plan import Plan, problem_of
 from tilth.ir.errors import CompileError
 from tilth.ir.graph import Graph, Node
 from tilth.ir.types import f32
@@ -161,7 +162,7 @@ def _tasks(task: Task) -> tuple[Task, Task, Task]:
 def _plan(task: Task, blocks: int) -> Plan:
     """Whose right operand is in scratch, as if it were constant."""
     problem = problem_of(canonicalise(task))
-    return Plan(problem, constant=True, row_blocks=blocks, panel_blocks=1, streams=False)
+    return Plan(problem, constant=True, row_blocks=blocks, panel_blocks=1)
 
 
 @once

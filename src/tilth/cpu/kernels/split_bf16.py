@@ -20,9 +20,9 @@ from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Task, once
 from tilth.cpu.kernels import (
     contraction_plan,
+    split_bf16_cost,
     split_bf16_emit,
     split_bf16_pack,
-    split_bf16_plan,
     winograd,
     winograd_plan,
 )
@@ -47,15 +47,14 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
     form = canonicalise(task)
     weights, plan = task.operands[form.rhs], plan or _ranked(task)[0]
     constant = weights.constant is not None
-    packed = {form.rhs: split_bf16_pack.packed(weights, plan.problem)} if constant else {}
+    packed = {form.rhs: split_bf16_pack.packed(weights, plan)} if constant else {}
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         return split_bf16_emit.emit(module, isa, name, plan, task.operands, task.results[0])
 
-    blocks = (plan.constant, plan.row_blocks, plan.panel_blocks, plan.streams)
     return Kernel(
         name=form.hero.op,
-        key=("split bf16", body_key(task.body), task.layouts, blocks),
+        key=("split bf16", body_key(task.body), task.layouts, plan.choices),
         emit=emit,
         items=plan.items,
         flops=graph_flops(task.body),
@@ -82,13 +81,13 @@ def pays(task: Task) -> bool:
         return False
     others = [contraction_plan.cycles(shape_of(canonicalise(task), isa), isa, threads)]
     others += [winograd_plan.cycles(plan, isa, threads) for plan in winograd.plans(task)[:1]]
-    return split_bf16_plan.cycles(found[0], isa, threads) < min(others)
+    return split_bf16_cost.cycles(found[0], isa, threads) < min(others)
 
 
 @once
 def _ranked(task: Task) -> list[Plan]:
     form = canonicalise(task)
-    return split_bf16_plan.ranked(form, task.is_constant(form.rhs), task.isa, task.threads)
+    return split_bf16_cost.ranked(form, task.is_constant(form.rhs), task.isa, task.threads)
 
 
 def unsuitable(task: Task) -> str | None:

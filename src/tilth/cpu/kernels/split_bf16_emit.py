@@ -1,4 +1,8 @@
-"""The code of a contraction on a matrix unit: work items, blocks of rows, panels of columns."""
+"""The code of a contraction on a matrix unit: work items, blocks of rows, panels of columns.
+
+What a product leaves is finished beside the next one, lines are split beside the products of the
+first panel, and panels packed as f32 beside those of the panel before (see `split_bf16_parts`).
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,18 @@ from functools import partial
 
 import llvmlite.ir as ll
 
-from tilth.cpu.emit import I1, I64, PTR, Emitter, Val
+from tilth.cpu.emit import I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Operand, Task
 from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS
 from tilth.cpu.kernels.contraction_plan import Shape
+from tilth.cpu.kernels.matrix_unit import COLUMNS, DEPTH, ROWS, TILE, Tiles
 from tilth.cpu.kernels.pieces import either, even_part
 from tilth.cpu.kernels.space import decode, kernel_emitter
-from tilth.cpu.kernels.split_bf16_parts import Parts, Tiles
-from tilth.cpu.kernels.split_bf16_plan import (
-    COLUMNS,
-    DEPTH,
-    LINE,
-    PANEL,
-    PARTS,
-    ROWS,
-    SUMS,
-    TILE,
-    UNWANTED,
-    Plan,
-)
+from tilth.cpu.kernels.split_bf16_parts import Kind, Parts
+from tilth.cpu.kernels.split_bf16_plan import PAIR, PANEL, PARTS, SUMS, UNWANTED, Plan
+from tilth.cpu.kernels.split_bf16_rows import distance, first_row, index_of, line_source
 
 
 def emit(
@@ -62,14 +57,57 @@ def emit_right(module: ll.Module, isa: Isa, name: str, plan: Plan, task: Task) -
     return e.finish()
 
 
+_ROOM = PANEL * ROWS * SUMS  # bytes of the sums of a product
+
+
 @dataclass(frozen=True)
 class _Block:
-    """What is multiplied by a panel: row tiles `first` to `stop`, one part of the depth."""
+    """What a panel is multiplied by: row tiles `first` to `stop`, one part of the depth."""
 
     depth: int
     first: Val
     stop: Val
-    panel: Val  # counted within the work item
+    left: Val  # where the lines' elements are
+    lines: Val  # how many lines, counted from the first row of all
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A panel: its number in the item, itself, where results go, and what comes after it."""
+
+    number: Val
+    right: Val
+    results: Sequence[Val]
+    kind: Kind
+    following: Sequence[Val] = ()  # of a plain panel: the next one, where it goes, does it exist?
+
+
+class _Earlier:
+    """What an earlier product left, which is to be finished: arguments of `Parts.finish`."""
+
+    def __init__(self, e: Emitter, parts: Parts, tensors: Sequence[Val]):
+        self.e, self.parts = e, parts
+        self.sums, self.offsets = e.var(PTR, tensors[0]), e.var(PTR, tensors[0])
+        self.rows = e.var(I64, I64(0))
+        self.tensors = [e.var(PTR, tensor) for tensor in tensors]
+
+    def args(self) -> list[Val]:
+        load = self.e.b.load
+        pointers = [load(at, typ=PTR) for at in (self.sums, self.offsets)]
+        tensors = [load(at, typ=PTR) for at in self.tensors]
+        return [*pointers, load(self.rows, typ=I64), *tensors]
+
+    def left(self, sums: Val, offsets: Val, rows: Val, tensors: Sequence[Val]) -> None:
+        """A product left these."""
+        places = (self.sums, self.offsets, self.rows, *self.tensors)
+        for place, value in zip(places, (sums, offsets, rows, *tensors), strict=True):
+            self.e.b.store(value, place)
+
+    def finish(self, kind: Kind, tensors: Sequence[Val]) -> None:
+        """Finish now. `tensors` of a panel that exists are noted instead, as products load what is
+        the same for all rows, even of none."""
+        self.e.b.call(self.parts.finish(kind), self.args())
+        self.left(tensors[0], tensors[0], I64(0), tensors)
 
 
 class _Nest:
@@ -91,14 +129,23 @@ class _Nest:
         views = (*operands, result)
         self.base = [pointers[i] for i in positions]
         self.sizes = [views[i].dtype.nbytes for i in positions]
-        self.sums, self.begin, self.end, _ = self.e.args[len(operands) + 1 :]
-        self.offsets = self.e.offset(self.sums, plan.offsets_at)
-        self.left = self.e.offset(self.sums, plan.left_at)
-        self.right = self.e.offset(self.sums, plan.right_at)
+        self.scratch, self.begin, self.end, _ = self.e.args[len(operands) + 1 :]
+        self.spare = self.e.offset(self.scratch, 2 * _ROOM)
+        self.offsets = self.e.offset(self.scratch, plan.offsets_at)
+        self.left = self.e.offset(self.scratch, plan.left_at)
+        self.waiting = self.e.offset(self.scratch, plan.waiting_at)
+        self.panels = self.e.offset(self.scratch, plan.panel_at)
+        self.sums = self.e.var(I64, I64(0))  # which of two rooms the next sums take
+        self.line = self.e.var(I64, I64(0))  # the next one to be split
+        self.full: Kind = (PANEL, None)
+        self.last: Kind = (self.problem.last_panel, self.problem.tail)
+        if self.problem.panels == 1:
+            self.full = self.last
+        self.earlier = _Earlier(self.e, self.parts, self.base[RESULT:])
 
     def emit(self) -> ll.Function:
         e, unit = self.e, Tiles(self.e)
-        unit.configure(self.sums)
+        unit.configure(self.scratch)
         with e.loop(self.begin, self.end) as item:
             self._item(item)
         unit.release()
@@ -109,14 +156,22 @@ class _Nest:
         outer = tuple(loop.size for loop in problem.outer)
         *index, row, panel = decode(e, item, (*outer, plan.row_blocks, plan.panel_blocks))
         pointers = self._outer(index)
-        first, stop = even_part(e, row, problem.row_tiles, plan.row_blocks)
-        begin, end = even_part(e, panel, problem.panels, plan.panel_blocks)
+        first, stop = (e.i64(i) for i in even_part(e, row, problem.row_tiles, plan.row_blocks))
+        begin, end = (e.i64(i) for i in even_part(e, panel, problem.panels, plan.panel_blocks))
         self._find_rows(first, stop)
         for depth in range(plan.depth_blocks):
-            self._split_rows(pointers[LHS], first, stop, depth)
+            cut = depth if plan.line_cuts > 1 else 0
+            left = e.offset(pointers[LHS], cut * plan.line_steps * DEPTH * self.sizes[LHS])
+            lines = e.b.add(first_row(e, problem, stop), I64(problem.halo))
+            block = _Block(depth, first, stop, left, lines)
+            if cut == depth:
+                self._first_lines(block)
+            if plan.plain:
+                source = self._packed(pointers[RHS], begin, depth)
+                e.b.call(self.parts.plain(), [source, self._room(begin)])
             with e.loop(begin, end) as number:
-                block = _Block(depth, e.i64(first), e.i64(stop), e.b.sub(number, e.i64(begin)))
-                self._by_panel(number, partial(self._panel, block, pointers, number))
+                self._by_panel(number, partial(self._panel, block, pointers, (begin, end), number))
+        self.earlier.finish(self.full, pointers[RESULT:])
 
     def _outer(self, index: Sequence[int | Val]) -> list[Val]:
         """The tensors' pointers at an index of the outer loops."""
@@ -125,116 +180,140 @@ class _Nest:
             for tensor in range(len(moved)):
                 nbytes = loop.strides[tensor] * self.sizes[tensor]
                 if tensor == RHS and self.plan.constant and nbytes:
-                    nbytes, turns = turns * self.problem.right, turns * loop.size
+                    nbytes, turns = turns * self.plan.right, turns * loop.size
                 moved[tensor] = step(self.e, moved[tensor], i, nbytes)
         return moved
 
     # -- rows --------------------------------------------------------------------------------
-    def _find_rows(self, first: int | Val, stop: int | Val) -> None:
+    def _find_rows(self, first: Val, stop: Val) -> None:
         """Note where each row of the block lies in every tensor but the operands."""
-        e = self.e
-        start, end = self._row(first), self._row(stop)
+        e, problem = self.e, self.problem
+        start, end = first_row(e, problem, first), first_row(e, problem, stop)
         with e.loop(start, end) as row:
-            index, wanted = self._index(row)
+            index, wanted = index_of(e, problem, row)
             line = step(e, self.offsets, e.b.sub(row, start), 8 * self.plan.tensors)
             for i, tensor in enumerate(range(RESULT, len(self.base))):
-                at = self._distance(index, tensor)
+                at = distance(e, problem, index, tensor, self.sizes[tensor])
                 if wanted is not None:
                     at = e.b.select(wanted, at, I64(UNWANTED))
                 e.store(at, e.offset(line, 8 * i))
 
-    def _split_rows(self, left: Val, first: int | Val, stop: int | Val, depth: int) -> None:
-        """Split what the block's rows read, of this part of the depth."""
+    def _first_lines(self, block: _Block) -> None:
+        """Split what the first product of the block reads, or all if others have no time for it."""
         e, plan, problem = self.e, self.plan, self.problem
-        left = e.offset(left, depth * plan.block_steps * DEPTH * self.sizes[LHS])
-        start, end = self._row(first), self._row(stop)
-        with e.loop(start, e.b.add(end, I64(problem.halo))) as number:
-            if problem.on_grid:
-                source = step(e, left, number, problem.unit * self.sizes[LHS])
-            else:
-                source = e.offset(left, self._distance(self._index(number)[0], LHS))
-            target = step(e, self.left, e.b.sub(number, start), plan.pitch)
-            e.b.call(self.parts.left(), [source, target])
+        start, stop = first_row(e, problem, block.first), block.lines
+        if plan.lines_beside:
+            few = e.b.add(start, I64(PANEL * ROWS + problem.halo))
+            stop = e.intrinsic("smin", stop, few)
+        target = self._lines_target(start)
+        with e.loop(start, stop) as number:
+            source = line_source(e, problem, block.left, number)
+            e.b.call(self.parts.left(), [source, step(e, target, number, plan.pitch)])
+        e.b.store(stop, self.line)
 
-    def _row(self, tile: int | Val) -> Val:
-        """The first row of a tile; the number of rows behind the last one."""
-        return self.e.intrinsic(
-            "smin", self.e.b.mul(self.e.i64(tile), I64(ROWS)), I64(self.problem.rows)
-        )
-
-    def _index(self, row: Val) -> tuple[list[int | Val], Val | None]:
-        """The index of a row; on a grid with gaps also whether it is wanted."""
-        e, problem = self.e, self.problem
-        if problem.rows == problem.wanted:
-            return decode(e, row, tuple(loop.size for loop in problem.form.m)), None
-        index: list[int | Val] = []
-        wanted: Val = ll.Constant(I1, 1)
-        for loop in problem.form.m:
-            pitch = I64(loop.strides[LHS] // problem.unit)
-            at = e.b.udiv(row, pitch)
-            row = e.b.urem(row, pitch)
-            wanted = e.b.and_(wanted, e.b.icmp_signed("<", at, I64(loop.size)))
-            index.append(at)
-        return index, wanted
-
-    def _distance(self, index: Sequence[int | Val], tensor: int) -> Val:
-        """Bytes to a row."""
-        e, total = self.e, I64(0)
-        for i, loop in zip(index, self.problem.form.m, strict=True):
-            nbytes = I64(loop.strides[tensor] * self.sizes[tensor])
-            total = e.b.add(total, e.b.mul(e.i64(i), nbytes))
-        return total
+    def _lines_target(self, start: Val) -> Val:
+        """Where line 0 would be, so that `start` is the first one in scratch."""
+        return step(self.e, self.left, start, -self.plan.pitch)
 
     # -- panels ------------------------------------------------------------------------------
-    def _by_panel(self, number: Val, body: Callable[[int, bool], None]) -> None:
-        """Emit `body(tiles, is last)` for panel `number`."""
-        problem = self.problem
-        special = problem.last_panel != PANEL or problem.tail
-        if not special or problem.panels == 1:
-            body(problem.last_panel, bool(special))
+    def _packed(self, right: Val, number: Val, depth: int) -> Val:
+        """Where a panel's part of the depth lies in the packed operand."""
+        per_step = self.plan.panel // self.problem.steps
+        at = depth * self.plan.product_steps * per_step
+        return self.e.offset(step(self.e, right, number, self.plan.panel), at)
+
+    def _room(self, number: Val) -> Val:
+        """Where a plain panel goes when it is split."""
+        odd = self.e.b.and_(number, I64(1))
+        return step(self.e, self.panels, odd, self.plan.split_panel)
+
+    def _by_panel(self, number: Val, body: Callable[[bool], None]) -> None:
+        """Emit `body(is it another kind than the full ones?)` for panel `number`."""
+        if self.last == self.full:
+            body(False)
             return
-        ends = self.e.b.icmp_signed("==", number, I64(problem.panels - 1))
-        either(self.e, ends, lambda: body(problem.last_panel, True), lambda: body(PANEL, False))
+        ends = self.e.b.icmp_signed("==", number, I64(self.problem.panels - 1))
+        either(self.e, ends, lambda: body(True), lambda: body(False))
 
     def _panel(
-        self, block: _Block, pointers: Sequence[Val], number: Val, wide: int, last: bool
+        self,
+        block: _Block,
+        pointers: Sequence[Val],
+        panels: tuple[Val, Val],
+        number: Val,
+        differs: bool,
     ) -> None:
         e, plan, problem = self.e, self.plan, self.problem
-        tail = problem.tail if last else None
-        moved = list(pointers)
-        for tensor in range(RHS, len(pointers)):
-            nbytes = PANEL * COLUMNS * problem.columns.strides[tensor] * self.sizes[tensor]
-            if tensor == RHS and plan.constant:
-                nbytes = problem.panel
-            moved[tensor] = step(e, pointers[tensor], number, nbytes)
-        if not plan.constant:
-            e.b.call(self.parts.right(wide, tail), [moved[RHS], self.right])
-            moved[RHS] = self.right
-        moved[RHS] = e.offset(moved[RHS], block.depth * plan.block_steps * PARTS * wide * TILE)
+        kind = self.last if differs else self.full
+        wide = PANEL if plan.plain else kind[0]
+        across = [
+            PANEL * COLUMNS * problem.columns.strides[tensor] * self.sizes[tensor]
+            for tensor in range(len(pointers))
+        ]
+        results = [
+            step(e, pointers[tensor], number, across[tensor])
+            for tensor in range(RESULT, len(pointers))
+        ]
+        if differs:
+            self.earlier.finish(self.full, results)
+        if plan.plain:
+            right = self._room(number)
+        elif plan.constant:
+            right = step(e, pointers[RHS], number, plan.panel)
+            right = e.offset(right, block.depth * plan.product_steps * PARTS * wide * TILE)
+        else:
+            right = self.panels
+            source = step(e, pointers[RHS], number, across[RHS])
+            e.b.call(self.parts.right(*kind), [source, right])
+        following: tuple[Val, ...] = ()
+        if plan.plain:
+            after = e.b.add(number, I64(1))
+            exists = e.b.icmp_signed("<", after, panels[1])
+            source = self._packed(pointers[RHS], after, block.depth)
+            following = (source, self._room(after), exists)
+        within = e.b.sub(number, panels[0])
+        panel = _Panel(within, right, results, kind, following)
         tiles = e.b.sub(block.stop, block.first)
         pairs = e.b.and_(tiles, I64(-PANEL))
         with e.loop(0, pairs, PANEL) as tile:
-            self._tile(block, tile, moved, PANEL, wide, tail)
+            self._tile(block, tile, panel, PANEL, wide)
         with e.loop(pairs, tiles) as tile:
-            self._tile(block, tile, moved, 1, wide, tail)
+            self._tile(block, tile, panel, 1, wide)
+        if differs:
+            self.earlier.finish(kind, pointers[RESULT:])
 
-    def _tile(
-        self, block: _Block, tile: Val, tensors: list[Val], high: int, wide: int, tail: int | None
-    ) -> None:
-        """Multiply `high` row tiles of a panel; finish them with the last part of the depth."""
-        e, plan = self.e, self.plan
-        left = step(e, self.left, tile, ROWS * plan.pitch)
-        sums = self.sums
+    def _tile(self, block: _Block, tile: Val, panel: _Panel, high: int, wide: int) -> None:
+        """Multiply `high` row tiles, counted within the block, by a panel."""
+        e, plan, problem = self.e, self.plan, self.problem
+        start, done = first_row(e, problem, block.first), e.b.mul(tile, I64(ROWS))
+        call = e.b.udiv(tile, I64(PANEL))
+        room = e.b.load(self.sums, typ=I64)
+        sums = e.offset(self.scratch, room)
         if plan.depth_blocks > 1:
-            sums = step(e, step(e, self.right, block.panel, plan.panel_sums), tile, ROWS * SUMS)
-        calls = e.b.udiv(tile, I64(PANEL))
-        ahead = e.offset(tensors[RHS], self.problem.panel)
-        ahead = step(e, ahead, calls, plan.block_steps * plan.fetched * LINE)
-        product = self.parts.product(high, wide, resumes=block.depth > 0)
-        e.b.call(product, [left, tensors[RHS], sums, ahead])
-        if block.depth == plan.depth_blocks - 1:
-            done = e.b.mul(tile, I64(ROWS))
-            rows = e.b.sub(self._row(block.stop), self._row(block.first))
+            sums = step(e, self.waiting, panel.number, plan.panel_sums)
+            sums = step(e, sums, done, SUMS)
+        left = step(e, self.left, done, plan.pitch)
+        if plan.tap_pitches:
+            size, pitch = plan.tap_pitches[0]
+            left = e.offset(left, block.depth * size * pitch)
+        args = [left, panel.right, sums, self.spare]
+        if plan.lines_beside:
+            line = e.b.load(self.line, typ=I64)
+            args += [block.left, self._lines_target(start), line, block.lines]
+            after = e.b.add(line, I64(plan.lines_beside * plan.product_steps))
+            e.b.store(e.intrinsic("smin", after, block.lines), self.line)
+        if plan.plain:
+            source, target, exists = panel.following
+            pair = e.b.mul(call, I64(plan.pairs_beside))
+            source = step(e, source, pair, plan.product_steps * PAIR)
+            args += [source, target, e.b.select(exists, pair, I64(DEPTH // 2))]
+        finishes = panel.kind if block.depth == plan.depth_blocks - 1 else None
+        if finishes:
+            args += self.earlier.args()
+        e.b.call(self.parts.product(high, wide, block.depth > 0, finishes), args)
+        if finishes:
+            rows = e.b.sub(first_row(e, problem, block.stop), start)
             count = e.intrinsic("smin", e.b.sub(rows, done), I64(high * ROWS))
-            line = step(e, self.offsets, done, 8 * plan.tensors)
-            e.b.call(self.parts.finish(wide, tail), [sums, line, count, *tensors[RESULT:]])
+            offsets = step(e, self.offsets, done, 8 * plan.tensors)
+            self.earlier.left(sums, offsets, count, panel.results)
+            e.b.store(e.b.sub(I64(_ROOM), room), self.sums)

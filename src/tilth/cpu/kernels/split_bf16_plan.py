@@ -13,26 +13,22 @@ Otherwise a line holds all that a row reads, tap after tap.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
-from tilth.cpu.isa import Isa
 from tilth.cpu.kernels.contraction_form import LHS, RHS, Contraction, Loop
 from tilth.cpu.kernels.contraction_geometry import aligned
+from tilth.cpu.kernels.matrix_unit import COLUMNS, DEPTH, LINE, ROWS, TILE
 from tilth.cpu.kernels.packing import conflict_free
 
-ROWS = COLUMNS = 16  # of a tile of the result
-DEPTH = 32  # of a tile of either operand, in elements
-PARTS = 2  # high and low
+PARTS = 3  # of a number
 PANEL = 2  # tiles side by side, and one above the other
-LINE = 64  # bytes
-TILE = 1024  # bytes of any tile
 STEP = PARTS * LINE  # bytes of a line per step along the depth
+TURN = PARTS * PANEL * TILE  # bytes of a full panel per step
+PAIR = 2 * PANEL * COLUMNS * 4  # bytes of two rows of the same before it is split
+PLAIN = DEPTH // 2 * PAIR  # ... of all its rows
 SUMS = PANEL * COLUMNS * 4  # bytes from one row of sums to the next
 UNWANTED = -(1 << 63)  # in place of the bytes to a row
-_MOST_FETCHED = 16  # cache lines on their way from memory leave none for lines from L2
-_MOST_DEPTHS = 4  # parts of the depth
 _MOST_DROPPED = 1.3  # rows computed for each row wanted
 
 
@@ -135,21 +131,16 @@ class Problem:
         return self.runs * self.tap_steps
 
     def divides(self, depths: int) -> bool:
-        """Can a line be cut into so many parts, all of the same whole tiles?"""
-        return not self.taps and self.inner.size % (depths * DEPTH) == 0
+        """Can the depth be cut into so many equal parts of whole taps or, without any, tiles?"""
+        if self.taps:
+            return self.on_grid and self.taps[0].size % depths == 0
+        return self.inner.size % (depths * DEPTH) == 0
 
     # -- bytes -------------------------------------------------------------------------------
     @property
     def pitch(self) -> int:
         """From one line to the next."""
         return conflict_free(self.line_steps * STEP)
-
-    @property
-    def tap_pitches(self) -> list[tuple[int, int]]:
-        """Sizes of the taps and bytes of lines per turn, as products see them."""
-        if not self.on_grid:
-            return []
-        return [(tap.size, tap.strides[LHS] // self.unit * self.pitch) for tap in self.taps]
 
     @property
     def halo(self) -> int:
@@ -167,9 +158,9 @@ class Problem:
         return self.steps * PARTS * TILE * self.column_tiles
 
     @property
-    def packed(self) -> int:
-        """Bytes of the whole right operand, split."""
-        return self.right * math.prod(loop.size for loop in self.outer if loop.strides[RHS])
+    def matrices(self) -> int:
+        """Right operands that differ, for all turns of the outer loops."""
+        return math.prod(loop.size for loop in self.outer if loop.strides[RHS])
 
 
 def problem_of(form: Contraction) -> Problem:
@@ -192,13 +183,13 @@ def _span(loops: tuple[Loop, ...], unit: int) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices: work items, and whether the right operand is split at compile time."""
+    """The choices: work items, and how the right operand is packed, if it is constant."""
 
     problem: Problem
     constant: bool
     row_blocks: int
     panel_blocks: int
-    streams: bool  # the right operand is too large to stay in L2
+    plain: bool = False  # it is packed as f32, and each panel split beside earlier products
     depth_blocks: int = 1  # parts of the depth, between which sums wait in scratch
 
     @property
@@ -207,16 +198,40 @@ class Plan:
         return -(-self.problem.row_tiles // self.row_blocks)
 
     @property
-    def block_steps(self) -> int:
+    def line_cuts(self) -> int:
+        """Parts of a line; taps are cut without cutting lines."""
+        return 1 if self.problem.taps else self.depth_blocks
+
+    @property
+    def line_steps(self) -> int:
         """Tiles along a part of the depth that a line takes part in."""
-        return self.problem.line_steps // self.depth_blocks
+        return self.problem.line_steps // self.line_cuts
+
+    @property
+    def run_steps(self) -> int:
+        """The same for one run of a line."""
+        return self.problem.tap_steps // self.line_cuts
+
+    @property
+    def tap_pitches(self) -> list[tuple[int, int]]:
+        """Sizes of the taps and bytes of lines per turn, as products see them."""
+        problem = self.problem
+        if not problem.on_grid:
+            return []
+        sizes = [tap.size for tap in problem.taps]
+        sizes[:1] = [size // self.depth_blocks for size in sizes[:1]]
+        pitches = [tap.strides[LHS] // problem.unit * self.pitch for tap in problem.taps]
+        return list(zip(sizes, pitches, strict=True))
+
+    @property
+    def product_steps(self) -> int:
+        """Tiles along the depth that one call of a product takes."""
+        return self.problem.steps // self.depth_blocks
 
     @property
     def pitch(self) -> int:
         """Bytes from one line to the next."""
-        return (
-            self.problem.pitch if self.depth_blocks == 1 else conflict_free(self.block_steps * STEP)
-        )
+        return conflict_free(self.line_steps * STEP)
 
     @property
     def lines(self) -> int:
@@ -224,8 +239,9 @@ class Plan:
         return self.block_tiles * ROWS + self.problem.halo
 
     @property
-    def blocks(self) -> tuple[int, int]:
-        return self.row_blocks, self.panel_blocks
+    def choices(self) -> tuple[int, ...]:
+        """All but the problem."""
+        return tuple(int(getattr(self, f.name)) for f in fields(self) if f.name != "problem")
 
     @property
     def items(self) -> int:
@@ -233,18 +249,43 @@ class Plan:
         return outer * self.row_blocks * self.panel_blocks
 
     @property
-    def fetched(self) -> int:
-        """Cache lines of the next panel that each step of a product brings into L2."""
-        if not (self.constant and self.streams):
-            return 0
-        products = max(1, self.problem.row_tiles // self.row_blocks // PANEL)
-        return min(_MOST_FETCHED, -(-PARTS * PANEL * TILE // LINE // products))
+    def panel(self) -> int:
+        """Bytes from one packed panel to the next."""
+        return self.problem.steps * PLAIN if self.plain else self.problem.panel
+
+    @property
+    def right(self) -> int:
+        """Bytes of all packed panels, for one turn of the outer loops."""
+        return self.problem.panels * self.panel if self.plain else self.problem.right
+
+    @property
+    def packed(self) -> int:
+        """Bytes of the whole packed operand."""
+        return self.right * self.problem.matrices
+
+    # -- work beside products ----------------------------------------------------------------
+    @property
+    def calls(self) -> int:
+        """Products of a panel in the smallest block."""
+        return max(1, -(-(self.problem.row_tiles // self.row_blocks) // PANEL))
+
+    @property
+    def lines_beside(self) -> int:
+        """Lines that each step of a product splits; 0 if all are split before."""
+        return -(-PANEL * ROWS // self.product_steps) if self.problem.runs == 1 else 0
+
+    @property
+    def pairs_beside(self) -> int:
+        """Pairs of rows of a plain panel that each step of a product splits: a slice of it, which
+        lies in one piece, so that the hardware sees a stream. Products share a panel evenly."""
+        return 1 << (-(-DEPTH // 2 // self.calls) - 1).bit_length()
 
     def describe(self) -> str:
         """For reports."""
         blocks = f"{self.row_blocks}x{self.panel_blocks}"
         depth = f"depth in {self.depth_blocks}, " if self.depth_blocks > 1 else ""
-        return f"split bf16, {self.block_tiles} row tiles, {depth}items {blocks}"
+        late = "weights in f32, " if self.plain else ""
+        return f"split bf16, {self.block_tiles} row tiles, {depth}{late}items {blocks}"
 
     # -- scratch: sums, offsets of rows, lines of the left operand, and a panel of the right one
     # -- or sums that wait
@@ -255,14 +296,15 @@ class Plan:
 
     @property
     def offsets_at(self) -> int:
-        return PANEL * ROWS * SUMS
+        """Behind three rooms for sums: of this product, the one before, and a spare one."""
+        return 3 * PANEL * ROWS * SUMS
 
     @property
     def left_at(self) -> int:
         return self.offsets_at + aligned(self.block_tiles * ROWS * self.tensors * 8)
 
     @property
-    def right_at(self) -> int:
+    def waiting_at(self) -> int:
         return self.left_at + self.lines * self.pitch
 
     @property
@@ -277,54 +319,20 @@ class Plan:
         return 0 if self.depth_blocks == 1 else panels * self.panel_sums
 
     @property
+    def panel_at(self) -> int:
+        """Where panels go that are split in the kernel."""
+        return self.waiting_at + self.waiting
+
+    @property
+    def split_panel(self) -> int:
+        """Bytes of such a panel, or its part of the depth."""
+        return self.product_steps * TURN
+
+    @property
+    def panels_held(self) -> int:
+        """Bytes of panels that are in use at a time."""
+        return 2 * self.split_panel if self.plain else self.split_panel
+
+    @property
     def scratch(self) -> int:
-        return self.right_at + (self.waiting if self.constant else self.problem.panel)
-
-
-# -- what it costs -------------------------------------------------------------------------------
-# Fitted to measurements on two threads; cycles, and bytes per cycle.
-_PRODUCT = 3 * 16 * 1.25  # of one tile by another: three products, and what stalls them
-_FROM_L2 = 1.6  # times that, when each row tile reads a panel that has left L1
-_LONE = 1.7  # a lone tile of rows or columns has too few sums in flight
-_SPLIT = 15.0  # to split 32 elements of a line, half of which another core has written
-_RUN = 15.0  # to find the elements of a tap that a line holds
-_FINISH = 7.5  # to finish a vector of the result
-_WAIT = 100.0  # to store and load a tile of sums that waits
-_ITEM = 250.0
-_STREAM = 6.2  # from beyond L2, which tiles from L2 leave no line buffers for
-
-
-def ranked(form: Contraction, constant: bool, isa: Isa, threads: int) -> list[Plan]:
-    """All plans worth considering, those with the fewest estimated cycles first."""
-    found = dict.fromkeys(_candidates(problem_of(form), constant, isa, threads))
-    return sorted(found, key=lambda plan: (cycles(plan, isa, threads), plan.blocks))
-
-
-def _candidates(problem: Problem, constant: bool, isa: Isa, threads: int) -> Iterator[Plan]:
-    tiles, streams = problem.row_tiles, problem.packed > isa.l2 // 2
-    cuts = [d for d in range(2, _MOST_DEPTHS + 1) if constant and problem.divides(d)]
-    for share, depths in ((3 / 8, 1), (3 / 4, 1), *((3 / 8, d) for d in cuts)):
-        lines = int(isa.l2 * share) * depths // problem.pitch
-        most = max(PANEL, (lines - problem.halo) // (ROWS * PANEL) * PANEL)
-        fewest = -(-tiles // most)
-        for row_blocks in {fewest, min(tiles, -(-fewest // threads) * threads)}:
-            for panel_blocks in {1, min(problem.panels, threads)}:
-                yield Plan(problem, constant, row_blocks, panel_blocks, streams, depths)
-
-
-def cycles(plan: Plan, isa: Isa, threads: int) -> float:
-    """Estimated cycles until the last thread is done."""
-    p = plan.problem
-    items = -(-plan.items // threads)
-    pairs, lone = divmod(plan.block_tiles, PANEL)
-    columns = p.column_tiles / plan.panel_blocks
-    products = p.steps * columns * (pairs * PANEL + lone * _LONE) * _PRODUCT
-    if not p.taps and p.panel > isa.l1:  # (the taps of a window share lines that stay in L1)
-        products *= _FROM_L2
-    split = plan.lines * (p.line_steps * _SPLIT + p.runs * _RUN)
-    finish = plan.block_tiles * ROWS * columns * _FINISH
-    if not plan.constant:
-        split += p.panels / plan.panel_blocks * p.steps * DEPTH * _SPLIT
-    stream = p.right / plan.panel_blocks / _STREAM if plan.streams else 0.0
-    waiting = (plan.depth_blocks - 1) * plan.block_tiles * columns * _WAIT
-    return items * (products + stream + waiting + split + finish + _ITEM)
+        return self.panel_at + (self.panels_held if self.plain or not self.constant else 0)

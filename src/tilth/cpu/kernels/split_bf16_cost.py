@@ -1,0 +1,86 @@
+"""Plans for a contraction on a matrix unit, and what they cost."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernels.contraction_form import Contraction
+from tilth.cpu.kernels.matrix_unit import DEPTH, ROWS
+from tilth.cpu.kernels.split_bf16_plan import PANEL, Plan, Problem, problem_of
+
+_MOST_DEPTHS = 4  # parts of the depth
+_SHARES = (3 / 16, 3 / 8, 3 / 4)  # of L2 that lines may take
+
+
+def ranked(form: Contraction, constant: bool, isa: Isa, threads: int) -> list[Plan]:
+    """All plans worth considering, those with the fewest estimated cycles first."""
+    found = dict.fromkeys(_candidates(problem_of(form), constant, isa, threads))
+    return sorted(found, key=lambda plan: (cycles(plan, isa, threads), plan.choices))
+
+
+def _candidates(problem: Problem, constant: bool, isa: Isa, threads: int) -> Iterator[Plan]:
+    cuts = [d for d in range(2, _MOST_DEPTHS + 1) if constant and problem.divides(d)]
+    for depths, share in itertools.product((1, *cuts), _SHARES):
+        plan = Plan(problem, constant, 1, 1, depth_blocks=depths)
+        lines = int(isa.l2 * share) // plan.pitch
+        most = max(PANEL, (lines - problem.halo) // (ROWS * PANEL) * PANEL)
+        fewest = -(-problem.row_tiles // most)
+        for row_blocks in {fewest, min(problem.row_tiles, -(-fewest // threads) * threads)}:
+            for panel_blocks in {1, min(problem.panels, threads)}:
+                plan = replace(plan, row_blocks=row_blocks, panel_blocks=panel_blocks, plain=False)
+                yield plan
+                if constant:
+                    yield replace(plan, plain=True)
+
+
+# Fitted to measurements on two threads; cycles, and bytes per cycle.
+_PRODUCT = 6 * 16 * 1.15  # of one tile by another: six products, and what stalls them
+_LONE = 1.4  # times that for a tile without another one above or below it
+_SPLIT = 12.0  # to split 32 elements of a line
+_FETCH = 80.0  # ... that another core has written
+_RUN = 5.0  # to find the elements of a tap that a line holds
+_PAIRS = 240.0  # to split a step of a plain panel
+_SLICE = 170.0  # of a product that does so
+_FINISH = 11.0  # to finish a vector of the result
+_BESIDE = 0.4  # how much of such work hides behind products
+_WAIT = 150.0  # to store and load a tile of sums that waits
+_ITEM = 330.0
+_STREAM = 3.7  # packed weights from beyond L2 as tiles
+_STREAM_PLAIN = 4.2  # ... as vectors
+_EXPOSED = 0.7  # how much of the shorter of computing and streaming the longer does not hide
+_ROOM = 0.45  # share of L2 that may be counted on
+_SPILL = 11.0  # what of lines and panels is not there
+
+
+def cycles(plan: Plan, isa: Isa, threads: int) -> float:
+    """Estimated cycles until the last thread is done."""
+    p, items = plan.problem, -(-plan.items // threads)
+    pairs, lone = divmod(plan.block_tiles, PANEL)
+    columns, panels = (n / plan.panel_blocks for n in (p.column_tiles, p.panels))
+    products = p.steps * columns * (pairs * PANEL + lone * _LONE) * _PRODUCT
+
+    by_columns = plan.row_blocks * math.prod(loop.size for loop in p.outer) < threads
+    per_step = _SPLIT + _FETCH / 2 * by_columns  # half of the lines are another thread's
+    split = plan.lines * (p.line_steps * per_step + p.runs * _RUN)
+    beside = plan.block_tiles * ROWS * columns * _FINISH
+    if plan.lines_beside:
+        beside, split = beside + split, 0.0
+    if plan.plain:
+        beside += panels * p.steps * _PAIRS
+        products += panels * (pairs + lone) * plan.depth_blocks * _SLICE
+    if not plan.constant:
+        split += panels * p.steps * DEPTH * _SPLIT
+    waiting = (plan.depth_blocks - 1) * plan.block_tiles * columns * _WAIT
+
+    held, room = plan.lines * plan.pitch + plan.panels_held, isa.l2 * _ROOM
+    spilled = panels * max(0.0, held - room) / _SPILL
+    each = products + split + (1 - _BESIDE) * beside + waiting + spilled + _ITEM
+    weights = plan.right / plan.panel_blocks
+    turns = 1 if weights + held <= room else items
+    stream = turns * weights / (_STREAM_PLAIN if plan.plain else _STREAM) * plan.constant
+    computing = items * each
+    return max(computing, stream) + _EXPOSED * min(computing, stream)
