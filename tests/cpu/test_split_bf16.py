@@ -166,6 +166,17 @@ def test_sums_wait_between_parts_of_the_depth(depth_blocks, row_blocks, panel_bl
 
 
 @here
+@settings(max_examples=8, deadline=None)
+@given(stride=st.integers(1, 2), row_blocks=st.integers(1, 3), plain=st.booleans())
+def test_the_depth_of_windows_is_cut_between_taps(stride, row_blocks, plain):
+    x, w, b = arrays(5, (1, 17, 19, 40), (3, 3, 40, 90), (90,))
+    checked(
+        *(lambda x, w, b: op.add(convolution(x, w, (stride, stride)), b), [x, w, b]),
+        **{"depth_blocks": 3, "row_blocks": row_blocks, "plain": plain},
+    )
+
+
+@here
 @pytest.mark.parametrize("depth", [36, 512, 4096])
 def test_errors_are_those_of_sums_in_f32(depth):
     x, y = arrays(2, (64, depth), (depth, 64))

@@ -78,9 +78,8 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
 
     held, room = plan.lines * plan.pitch + plan.panels_held, isa.l2 * _ROOM
     spilled = panels * max(0.0, held - room) / _SPILL
-    each = products + split + (1 - _BESIDE) * beside + waiting + spilled + _ITEM
-    weights = plan.right / plan.panel_blocks
+    computing = items * (products + split + (1 - _BESIDE) * beside + waiting + spilled + _ITEM)
+    weights = plan.right / plan.panel_blocks * plan.constant
     turns = 1 if weights + held <= room else items
-    stream = turns * weights / (_STREAM_PLAIN if plan.plain else _STREAM) * plan.constant
-    computing = items * each
+    stream = turns * weights / (_STREAM_PLAIN if plan.plain else _STREAM)
     return max(computing, stream) + _EXPOSED * min(computing, stream)

@@ -23,6 +23,7 @@ from tilth.cpu.kernels.pieces import either, even_part
 from tilth.cpu.kernels.space import decode, kernel_emitter
 from tilth.cpu.kernels.split_bf16_parts import Kind, Parts
 from tilth.cpu.kernels.split_bf16_plan import PAIR, PANEL, PARTS, SUMS, UNWANTED, Plan
+from tilth.cpu.kernels.split_bf16_products import panel_work
 from tilth.cpu.kernels.split_bf16_rows import distance, first_row, index_of, line_source
 
 
@@ -160,11 +161,10 @@ class _Nest:
         begin, end = (e.i64(i) for i in even_part(e, panel, problem.panels, plan.panel_blocks))
         self._find_rows(first, stop)
         for depth in range(plan.depth_blocks):
-            cut = depth if plan.line_cuts > 1 else 0
-            left = e.offset(pointers[LHS], cut * plan.line_steps * DEPTH * self.sizes[LHS])
+            left = e.offset(pointers[LHS], depth * plan.part_distance * self.sizes[LHS])
             lines = e.b.add(first_row(e, problem, stop), I64(problem.halo))
             block = _Block(depth, first, stop, left, lines)
-            if cut == depth:
+            if depth == 0 or plan.line_cuts > 1:
                 self._first_lines(block)
             if plan.plain:
                 source = self._packed(pointers[RHS], begin, depth)
@@ -297,8 +297,10 @@ class _Nest:
             size, pitch = plan.tap_pitches[0]
             left = e.offset(left, block.depth * size * pitch)
         args = [left, panel.right, sums, self.spare]
+        work = []
         if plan.lines_beside:
             line = e.b.load(self.line, typ=I64)
+            work.append(self.parts.lines())
             args += [block.left, self._lines_target(start), line, block.lines]
             after = e.b.add(line, I64(plan.lines_beside * plan.product_steps))
             e.b.store(e.intrinsic("smin", after, block.lines), self.line)
@@ -306,11 +308,13 @@ class _Nest:
             source, target, exists = panel.following
             pair = e.b.mul(call, I64(plan.pairs_beside))
             source = step(e, source, pair, plan.product_steps * PAIR)
+            work.append(panel_work(plan))
             args += [source, target, e.b.select(exists, pair, I64(DEPTH // 2))]
-        finishes = panel.kind if block.depth == plan.depth_blocks - 1 else None
+        finishes = block.depth == plan.depth_blocks - 1
         if finishes:
+            work.append(self.parts.earlier(panel.kind))
             args += self.earlier.args()
-        e.b.call(self.parts.product(high, wide, block.depth > 0, finishes), args)
+        e.b.call(self.parts.product(high, wide, block.depth > 0, work), args)
         if finishes:
             rows = e.b.sub(first_row(e, problem, block.stop), start)
             count = e.intrinsic("smin", e.b.sub(rows, done), I64(high * ROWS))

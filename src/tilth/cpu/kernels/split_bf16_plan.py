@@ -12,6 +12,7 @@ Otherwise a line holds all that a row reads, tap after tap.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ PAIR = 2 * PANEL * COLUMNS * 4  # bytes of two rows of the same before it is spl
 PLAIN = DEPTH // 2 * PAIR  # ... of all its rows
 SUMS = PANEL * COLUMNS * 4  # bytes from one row of sums to the next
 UNWANTED = -(1 << 63)  # in place of the bytes to a row
+_MOST_PIECES = 24  # of code to split lines beside a step of a product
 _MOST_DROPPED = 1.3  # rows computed for each row wanted
 
 
@@ -133,7 +135,7 @@ class Problem:
     def divides(self, depths: int) -> bool:
         """Can the depth be cut into so many equal parts of whole taps or, without any, tiles?"""
         if self.taps:
-            return self.on_grid and self.taps[0].size % depths == 0
+            return self.taps[0].size % depths == 0
         return self.inner.size % (depths * DEPTH) == 0
 
     # -- bytes -------------------------------------------------------------------------------
@@ -198,9 +200,15 @@ class Plan:
         return -(-self.problem.row_tiles // self.row_blocks)
 
     @property
+    def taps(self) -> list[Loop]:
+        """The taps of a part of the depth."""
+        first = [replace(tap, size=tap.size // self.depth_blocks) for tap in self.problem.taps[:1]]
+        return [*first, *self.problem.taps[1:]]
+
+    @property
     def line_cuts(self) -> int:
-        """Parts of a line; taps are cut without cutting lines."""
-        return 1 if self.problem.taps else self.depth_blocks
+        """Parts of a line; on a grid, taps are cut without cutting lines."""
+        return 1 if self.problem.taps and self.problem.on_grid else self.depth_blocks
 
     @property
     def line_steps(self) -> int:
@@ -208,9 +216,29 @@ class Plan:
         return self.problem.line_steps // self.line_cuts
 
     @property
+    def run_elements(self) -> int:
+        """Elements of a run."""
+        return self.problem.inner.size // (1 if self.problem.taps else self.line_cuts)
+
+    @property
     def run_steps(self) -> int:
-        """The same for one run of a line."""
-        return self.problem.tap_steps // self.line_cuts
+        """Tiles along a run."""
+        return -(-self.run_elements // DEPTH)
+
+    @property
+    def run_distances(self) -> list[int]:
+        """Elements of the left operand from the first run of a line's part to each run."""
+        taps = [] if self.problem.on_grid else self.taps
+        places = itertools.product(*(range(0, tap.size) for tap in taps))
+        return [sum(i * tap.strides[LHS] for i, tap in zip(at, taps, strict=True)) for at in places]
+
+    @property
+    def part_distance(self) -> int:
+        """Elements of the left operand from one part of its lines to the next."""
+        if self.line_cuts == 1:
+            return 0
+        tap = self.taps[0] if self.problem.taps else None
+        return tap.size * tap.strides[LHS] if tap else self.run_elements
 
     @property
     def tap_pitches(self) -> list[tuple[int, int]]:
@@ -218,10 +246,7 @@ class Plan:
         problem = self.problem
         if not problem.on_grid:
             return []
-        sizes = [tap.size for tap in problem.taps]
-        sizes[:1] = [size // self.depth_blocks for size in sizes[:1]]
-        pitches = [tap.strides[LHS] // problem.unit * self.pitch for tap in problem.taps]
-        return list(zip(sizes, pitches, strict=True))
+        return [(tap.size, tap.strides[LHS] // problem.unit * self.pitch) for tap in self.taps]
 
     @property
     def product_steps(self) -> int:
@@ -272,7 +297,8 @@ class Plan:
     @property
     def lines_beside(self) -> int:
         """Lines that each step of a product splits; 0 if all are split before."""
-        return -(-PANEL * ROWS // self.product_steps) if self.problem.runs == 1 else 0
+        lines = -(-PANEL * ROWS // self.product_steps)
+        return lines if lines * len(self.run_distances) <= _MOST_PIECES else 0
 
     @property
     def pairs_beside(self) -> int:

@@ -48,17 +48,16 @@ def split(e: Emitter, first: Val, second: Val) -> list[Val]:
 # -- the left operand ----------------------------------------------------------------------------
 def line(e: Emitter, plan: Plan, source: Val, target: Val) -> None:
     """Split one line of the left operand."""
-    taps = [] if plan.problem.on_grid else list(plan.problem.taps)
+    taps = [] if plan.problem.on_grid else plan.taps
 
     def run(e: Emitter, source: Val, target: Val) -> None:
-        line_piece(e, plan, source, target, 0, plan.run_steps)
+        line_piece(e, source, target, plan.run_elements, 0, plan.run_steps)
 
     _each_tap(e, plan, taps, LHS, source, target, STEP, run)
 
 
-def line_piece(e: Emitter, plan: Plan, source: Val, target: Val, first: int, stop: int) -> None:
-    """Split steps `first` to `stop` of one run of a line."""
-    elements = plan.problem.inner.size // plan.line_cuts
+def line_piece(e: Emitter, source: Val, target: Val, elements: int, first: int, stop: int) -> None:
+    """Split steps `first` to `stop` of a run of so many elements of a line."""
     whole = min(stop, elements // DEPTH)
     with e.loop(first, whole) as k:
         _line_step(e, step(e, source, k, DEPTH * 4), step(e, target, k, STEP), DEPTH)
@@ -85,9 +84,8 @@ def plain_pair(e: Emitter, source: Val, target: Val) -> None:
             e.store(bits, e.offset(target, (part * PANEL + tile) * TILE), align=LINE)
 
 
-def plain_panel(e: Emitter, plan: Plan, source: Val, target: Val) -> None:
-    """Split one part of the depth of a panel that was packed as f32, slice after slice."""
-    pairs, steps = plan.pairs_beside, plan.product_steps
+def plain_panel(e: Emitter, pairs: int, steps: int, source: Val, target: Val) -> None:
+    """Split `steps` of a panel that was packed as f32, in slices of so many pairs."""
     with e.loop(0, _PAIRS // pairs) as part:
         at, to = step(e, source, part, steps * pairs * PAIR), step(e, target, part, pairs * LINE)
         with e.loop(0, steps) as k, e.loop(0, pairs) as pair:
