@@ -101,7 +101,7 @@ def _small_executable_that_is_right(threads: int) -> tuple[Executable, Feeds, np
 
 
 def _require_close(found: np.ndarray, expected: np.ndarray) -> None:
-    if not np.allclose(found, expected, rtol=0, atol=1e-4):
+    if not np.allclose(found, expected, rtol=0, atol=1e-5):
         raise TilthError("native code gives wrong results on this machine")
 
 

@@ -1,15 +1,18 @@
-"""Contractions of f32 on a matrix unit for bf16: each number is split into two bf16 parts.
+"""Contractions of f32 on a matrix unit for bf16: each number is the sum of three bf16 parts.
 
-With a = ah + al and b likewise, a product is ah bh + ah bl + al bh: three bf16 products, summed in
-f32. Lost are al bl and the rounding of the low parts, at most 2^-18 of the product each. So a
-result is off by at most 2^-16 of the magnitudes it sums, and for normally distributed data by about
-5e-6 of the largest result, as with Winograd's F(4x4), at two to three times the throughput of FMAs.
-An infinite operand gives NaN where exact arithmetic would give an infinity, and numbers below
-2^-126 count as zero.
+With a = a0 + a1 + a2 and b likewise, a product is a0 b0 + a0 b1 + a1 b0 + a0 b2 + a1 b1 + a2 b0: six
+bf16 products, summed in f32. What is left out (a1 b2, a2 b1, a2 b2) is at most 2^-22 of the
+product, of either sign; the parts themselves hold all 24 bits. The unit adds up 16 products of a
+kind before it rounds to a sum, so that errors are below those of a chain of FMAs, at two to three
+times their throughput. An operand that is infinite, or above 3.38e38, gives NaN where exact
+arithmetic would give an infinity; parts below 2^-126 count as zero.
+
+The flow: `split_bf16_plan` says how such a contraction is cut, `split_bf16_cost` chooses,
+`split_bf16_pack` lays out constant weights, `split_bf16_emit` walks over blocks and panels and
+calls `split_bf16_products` and the other `split_bf16_parts`.
 
 Source: Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
-Higher-Precision Computations", 2019. Instructions: Intel 64 and IA-32 Architectures Software
-Developer's Manual, volume 1, chapter 18 (AMX).
+Higher-Precision Computations", 2019.
 """
 
 from __future__ import annotations
