@@ -110,10 +110,14 @@ def numerics() -> str:
     measured = _results("numerics")
     if measured is None:
         return ""
-    lines = ['| model | Tilth | `precision="exact"` | ONNX Runtime |', "|---|--:|--:|--:|"]
+    lines = [
+        '| model | Tilth | Winograd | `precision="exact"` | ONNX Runtime |',
+        "|---|--:|---|--:|--:|",
+    ]
     for row in measured["models"]:
-        errors = (f"{row[name]:.1e}" for name in ("default", "exact", "onnxruntime"))
-        lines.append(f"| {row['model']} | {' | '.join(errors)} |")
+        default, *others = (f"{row[name]:.1e}" for name in ("default", "exact", "onnxruntime"))
+        cells = (row["model"], default, "yes" if row["winograd"] else "no", *others)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -49,12 +49,13 @@ def test_a_widened_graph_computes_in_double_precision_throughout(numerics: Modul
 
 
 def test_errors_are_judged_by_the_rival_and_by_a_bound(numerics: ModuleType):
-    def failures(default: float, exact: float, rival: float) -> list[str]:
-        return list(numerics.Result("m", default, exact, rival, 0.0).failures)
+    def failures(default: float, exact: float, rival: float, winograd: bool = True) -> list[str]:
+        return list(numerics.Result("m", default, exact, rival, winograd, 0.0).failures)
 
     assert failures(9e-5, 9e-7, 5e-7) == []
     assert failures(9e-5, 1e-7, 0.0) == []  # a unit in the last place is no failure
-    assert failures(2e-4, 9e-7, 5e-7) == ["2.0e-04 off, more than 1e-04"]
+    assert failures(2e-4, 9e-7, 5e-7) == ["2.0e-04 off, more than 1.0e-04"]
+    assert failures(2e-6, 9e-7, 5e-7, winograd=False) == ["2.0e-06 off, more than 1.0e-06"]
     assert failures(1e-6, 2e-6, 5e-7) == ["exact is 2.0e-06 off, more than 1.0e-06"]
 
 

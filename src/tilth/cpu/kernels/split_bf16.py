@@ -1,6 +1,6 @@
 """Contractions of f32 on a matrix unit for bf16: each number is the sum of three bf16 parts.
 
-With a = a0 + a1 + a2 and b likewise, a product is a0 b0 + a0 b1 + a1 b0 + a0 b2 + a1 b1 + a2 b0: six
+With a = a0 + a1 + a2 and b likewise, a b is a0 b0 + a0 b1 + a1 b0 + a0 b2 + a1 b1 + a2 b0: six
 bf16 products, summed in f32. What is left out (a1 b2, a2 b1, a2 b2) is at most 2^-22 of the
 product, of either sign; the parts themselves hold all 24 bits. The unit adds up 16 products of a
 kind before it rounds to a sum, so that errors are below those of a chain of FMAs, at two to three
