@@ -127,7 +127,7 @@ def read_entry(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < _HEADER.size:
             raise EntryError("shorter than a header")
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        data = memoryview(_mapped(file))
     magic, version, offset, length, expected = _HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION:
         raise EntryError(f"not an entry of format version {VERSION}")
@@ -140,6 +140,16 @@ def read_entry(path: Path) -> dict[str, Any]:
         if checksum(section) != told["checksum"]:
             raise EntryError(f"section {i} does not match its checksum")
     return _decode(parsed["tree"], sections)
+
+
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    """All of a file to be read, its pages taken at once where the system can do that.
+
+    Checksums read all of it at once in any case, and threads that take pages one by one wait for
+    each other.
+    """
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
 
 
 def _encode(value: Any, sections: list[memoryview]) -> Any:
