@@ -17,9 +17,11 @@ import numpy as np
 from tilth.cpu.emit import F32, I64, PTR, Emitter
 from tilth.cpu.harness import aligned
 from tilth.cpu.isa import Isa
-from tilth.cpu.jit import LoadedObject, compile_object, new_module
+from tilth.cpu.jit import compile_object, new_module
+from tilth.cpu.loader import LoadedObject
 from tilth.cpu.peak import emit_fma_loop
-from tilth.cpu.spmd import barrier, emit_now, pool_memory
+from tilth.cpu.spmd import barrier, emit_now
+from tilth.cpu.table import pool_memory
 from tilth.cpu.together import run_together
 
 _CALIBRATION_ROUNDS = 50
