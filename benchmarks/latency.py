@@ -16,7 +16,6 @@ call, on as many cores (`machine p99/median`). Where that is high, calls cannot 
 from __future__ import annotations
 
 import gc
-import json
 import multiprocessing
 import sys
 import time
@@ -25,20 +24,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import tilth
-from command_line import options, write_json
+from command_line import options, results_file
 from tilth.cpu.evenness import measure_evenness
 from tilth.cpu.isa import host_isa
 from tilth.interface import bind_shapes, complete
 from tilth.tools.engines import latencies, use_cores
 from tilth.tools.inputs import random_feeds
-from tilth.tools.machine import describe_machine
 
 SPREAD_LIMIT = 1.3  # p99 over median
 ALLOWED_CALL_BYTES = 2048  # the dict of outputs, its arrays' headers, the interpreter's own
@@ -165,38 +162,23 @@ def print_table(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def document(
-    rows: Sequence[Row], machine: Mapping[str, Any], earlier: Path | None = None
-) -> dict[str, Any]:
-    """What is written: the rows, and those of other models in the file `earlier`.
-
-    Raises ValueError if those are from another machine, version or number of threads.
-    """
-    found = {row.model: asdict(row) for row in rows}
-    if earlier is not None and earlier.exists():
-        kept = json.loads(earlier.read_text())
-        if {**kept["machine"], "date": ""} != {**machine, "date": ""}:
-            raise ValueError(f"{earlier} is from another machine or version: leave --add out")
-        found = {row["model"]: row for row in kept["models"]} | found
-    return {"machine": machine, "models": [found[name] for name in sorted(found)]}
-
-
 def main() -> int:
     parser = options("Latency, memory and idling of calls.")
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("--seconds", type=float, default=3.0, help="of calling each model")
-    parser.add_argument("--add", action="store_true", help="keep other models' results there")
     arguments = parser.parse_args()
+    file = results_file(arguments)
+    rows = []
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes:
         tasks = [
             processes.submit(measure, path, arguments.threads, arguments.seconds)
             for path in arguments.models
         ]
-        rows = [task.result() for task in tasks]
+        for task in tasks:
+            rows.append(task.result())
+            file.put([asdict(rows[-1])], model=rows[-1].model)
     print_table(rows, Console(width=140))
-    machine = describe_machine(arguments.threads)
-    write_json(arguments.json, document(rows, machine, arguments.json if arguments.add else None))
     return 1 if any(row.failures for row in rows) else 0
 
 
