@@ -28,8 +28,8 @@ _CALIBRATION_ROUNDS = 50
 _CALIBRATION_TURNS = 2_000
 
 
-def measure_evenness(isa: Isa, threads: int, round_seconds: float, seconds: float) -> np.ndarray:
-    """Seconds that each of the rounds took which fill `seconds`, [rounds] f64.
+def even_rounds(isa: Isa, threads: int, round_seconds: float) -> Callable[[int], np.ndarray]:
+    """What takes a number of rounds and gives the seconds of each, [rounds] f64.
 
     In a round every thread, on a core of its own, does the same register-only multiplications, of
     about `round_seconds`; the round lasts from the start of thread 0 until all have finished.
@@ -38,7 +38,7 @@ def measure_evenness(isa: Isa, threads: int, round_seconds: float, seconds: floa
     for _ in range(2):  # the second time the fixed cost of a round hardly matters
         typical = float(np.median(_rounds(isa, threads, turns, _CALIBRATION_ROUNDS)))
         turns = max(1, round(turns * round_seconds / typical))
-    return _rounds(isa, threads, turns, max(1, round(seconds / round_seconds)))
+    return functools.partial(_rounds, isa, threads, turns)
 
 
 def _rounds(isa: Isa, threads: int, turns: int, rounds: int) -> np.ndarray:
