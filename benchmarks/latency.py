@@ -197,12 +197,11 @@ def idle_share(call: Call) -> float:
 
 
 def resident_bytes() -> int:
-    """The memory that this process has now (Linux), counted page by page: what the system keeps
-    count of, for speed, on each core (VmRSS) is half a megabyte off at times."""
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
+    """The memory that this process has now (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
-    raise OSError("no Rss in /proc/self/smaps_rollup")
+    raise OSError("no VmRSS in /proc/self/status")
 
 
 def failures_of(row: Row) -> list[str]:
