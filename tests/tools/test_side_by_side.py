@@ -119,7 +119,7 @@ def test_an_unknown_engine_is_refused_before_anything_starts(job: Job):
 
 
 def test_torch_is_refused_with_the_reason(job: Job):
-    with pytest.raises(tilth.InputError, match="runs no ONNX files"):
+    with pytest.raises(tilth.InputError, match="PyTorch cannot read ONNX files"):
         run_once("torch", job)
 
 
