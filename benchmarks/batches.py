@@ -1,11 +1,12 @@
 """Time models with more than one sample a call, next to ONNX Runtime and OpenVINO.
 
-usage: batches.py DIRECTORY [--batch 8 32] [--only NAME] [--threads 2] [--json FILE]
+usage: batches.py DIRECTORY [--batch 8 32] [--only NAME] [--threads 2] [--json FILE [--add]]
 
 The models of the directory are made for one sample; of each, a copy for every batch size is written
 into a temporary folder and timed in interleaved turns. A copy that an engine refuses, or on which
 Tilth and ONNX Runtime differ by more than 1e-4 of the largest output, is reported as a failure
-without a ratio; the exit code is then 1. Prints a table, writes it as JSON.
+without a ratio; the exit code is then 1. Prints a table, writes it as JSON, after each model anew;
+with `--add` what was measured of other models and batch sizes stays there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,8 @@ from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from command_line import chosen_models, model_options, write_json
+from command_line import chosen_models, model_options, results_file
 from models import LIMIT, RIVALS, job_for
-from tilth.tools.machine import describe_machine
 from tilth.tools.side_by_side import Timing, side_by_side
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -143,16 +143,14 @@ def print_table(results: Sequence[Result], console: Console) -> None:
     console.print(table)
 
 
-def as_json(results: Sequence[Result], threads: int) -> dict[str, Any]:
-    """Everything measured, with the machine and the versions it was measured on."""
-    batches = sorted({result.batch for result in results})
-    ratios = {b: [r.ratio for r in results if r.batch == b and not r.failures] for b in batches}
-    means = {b: statistics.geometric_mean(found) for b, found in ratios.items() if found}
-    return {
-        "machine": describe_machine(threads),
-        "geometric_means": means,
-        "models": [result.as_json() for result in results],
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """The mean of the ratios at each batch size."""
+    batches = sorted({row["batch"] for row in rows})
+    ratios = {
+        b: [r["ratio"] for r in rows if r["batch"] == b and not r["failures"]] for b in batches
     }
+    means = {b: statistics.geometric_mean(found) for b, found in ratios.items() if found}
+    return {"geometric_means": means}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -166,18 +164,18 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     console = Console(width=120)
+    file = results_file(arguments, summary=summary)
     results = []
     for path in chosen_models(arguments):
         for batch in arguments.batch:
             result = measure(path, batch, arguments)
             results.append(result)
+            file.put([result.as_json()], model=path.stem, batch=batch)
             told = "; ".join(result.failures) or f"ratio {result.ratio:.2f}"
             console.print(f"{path.stem}, {batch} samples: {told}", markup=False)
     print_table(results, console)
-    document = as_json(results, arguments.threads)
-    for batch, mean in document["geometric_means"].items():
+    for batch, mean in summary(file.rows)["geometric_means"].items():
         console.print(f"geometric mean of tilth / best rival, {batch} samples: {mean:.3f}")
-    write_json(arguments.json, document)
     return 1 if any(result.failures for result in results) else 0
 
 

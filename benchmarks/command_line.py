@@ -8,12 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from results_file import MixedResultsError, ResultsFile
+from tilth.tools.machine import describe_machine
+
 
 def options(description: str) -> argparse.ArgumentParser:
-    """--threads and --json."""
+    """--threads, --json and --add."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the results of other models in that file"
+    )
     return parser
 
 
@@ -28,6 +34,18 @@ def model_options(description: str) -> argparse.ArgumentParser:
 def chosen_models(arguments: argparse.Namespace) -> list[Path]:
     """The .onnx files of the directory whose name contains what --only says."""
     return [p for p in sorted(arguments.directory.glob("*.onnx")) if arguments.only in p.stem]
+
+
+def results_file(arguments: argparse.Namespace, **form: Any) -> ResultsFile:
+    """The file of --json, with what --add keeps of it; `form` as for `ResultsFile`.
+
+    Ends the program with a message if that cannot be kept.
+    """
+    machine = describe_machine(arguments.threads)
+    try:
+        return ResultsFile(arguments.json, machine, arguments.add, **form)
+    except MixedResultsError as e:
+        raise SystemExit(str(e)) from None
 
 
 def write_json(path: Path | None, document: Mapping[str, Any]) -> None:

@@ -1,13 +1,13 @@
 """Check and time whole models: correct, compiled as one region, and how fast next to the best.
 
-usage: models.py DIRECTORY [--check] [--only NAME] [--threads 2] [--json FILE]
+usage: models.py DIRECTORY [--check] [--only NAME] [--threads 2] [--json FILE [--add]]
 
 For every .onnx file of the directory: compile with Tilth into an empty cache (cold), again in a
 new process (warm), compare the outputs on random inputs with ONNX Runtime's, and take interleaved
 turns with ONNX Runtime and OpenVINO (`--check` leaves the turns out). A model fails when it is not
 exactly one compiled region, needs a host operation, is not found in the cache, or differs by more
-than 1e-4 of the largest output. Prints a table, writes it as JSON; the exit code is 1 when a model
-failed.
+than 1e-4 of the largest output. Prints a table, writes it as JSON, after each model anew; with
+`--add` the rows of other models stay there. The exit code is 1 when a model failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 import tilth
-from command_line import chosen_models, model_options, write_json
+from command_line import chosen_models, model_options, results_file
 from tilth.interface import bind_shapes, complete
 from tilth.tools.difference import relative_error
 from tilth.tools.engines import Job
 from tilth.tools.inputs import random_feeds
-from tilth.tools.machine import describe_machine
 from tilth.tools.side_by_side import Timing, Worker, take_turns
 
 RIVALS = ("onnxruntime", "openvino")
@@ -156,14 +155,10 @@ def _cells(result: Result) -> Iterator[str]:
     yield str(min(memory.values(), default=""))
 
 
-def as_json(results: Sequence[Result], threads: int) -> dict[str, Any]:
-    """Everything measured, with the machine and the versions it was measured on."""
-    ratios = [r.ratio for r in results if r.timings]
-    return {
-        "machine": describe_machine(threads),
-        "geometric_mean": statistics.geometric_mean(ratios) if ratios else None,
-        "models": [result.as_json() for result in results],
-    }
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The mean of the ratios of all rows that have one."""
+    ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
+    return {"geometric_mean": statistics.geometric_mean(ratios) if ratios else None}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -181,17 +176,18 @@ def main() -> int:
     if not paths:
         console.print(f"no .onnx file in {arguments.directory} has '{arguments.only}' in its name")
         return 1
+    file = results_file(arguments, summary=summary)
     results = []
     for path in paths:
         result = measure(path, arguments)
         results.append(result)
+        file.put([result.as_json()], model=path.stem)
         right = "right" if arguments.check else f"right, ratio {result.ratio:.2f}"
         console.print(f"{path.stem}: {'; '.join(result.failures) or right}", markup=False)
     print_table(results, console)
-    document = as_json(results, arguments.threads)
-    if document["geometric_mean"]:
-        console.print(f"geometric mean of tilth / best rival: {document['geometric_mean']:.3f}")
-    write_json(arguments.json, document)
+    mean = summary(file.rows)["geometric_mean"]
+    if mean:
+        console.print(f"geometric mean of tilth / best rival, {len(file.rows)} models: {mean:.3f}")
     return 1 if any(result.failures for result in results) else 0
 
 

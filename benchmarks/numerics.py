@@ -1,6 +1,6 @@
 """How far answers are from those of double precision: Tilth's, its exact mode's, ONNX Runtime's.
 
-usage: numerics.py DIRECTORY [--only NAME] [--samples 3] [--threads 2] [--json FILE]
+usage: numerics.py DIRECTORY [--only NAME] [--samples 3] [--threads 2] [--json FILE [--add]]
 
 For every .onnx file of the directory the reference interpreter computes the outputs on random
 inputs with all 32-bit floats, weights included, as 64-bit ones. An error is max |a - b| / max |b|,
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tilth
-from command_line import chosen_models, model_options, write_json
+from command_line import chosen_models, model_options, results_file
 from tilth.interface import bind_shapes, complete
 from tilth.ir.graph import Graph, Node, Value, constant_of, make_constant, make_input
 from tilth.ir.interpreter import interpret
@@ -34,7 +34,6 @@ from tilth.ir.types import TensorType, Type, f32, f64
 from tilth.tools.difference import relative_error
 from tilth.tools.engines import Job, run_once
 from tilth.tools.inputs import random_feeds
-from tilth.tools.machine import describe_machine
 
 LIMIT = 1e-4
 FACTOR = 2  # what is allowed without Winograd's transforms, as a multiple of ONNX Runtime's error
@@ -140,19 +139,16 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     console = Console(width=120)
+    file = results_file(arguments)
     results = []
     for path in chosen_models(arguments):
         result = measure(path, arguments.samples, arguments.threads)
         results.append(result)
+        file.put([asdict(result)], model=path.stem)
         told = "; ".join(result.failures) or "within the limits"
         console.print(f"{path.stem}: {told}", markup=False)
     print_table(results, console)
-    write_json(arguments.json, as_json(results, arguments.threads))
     return 1 if any(failure for result in results for failure in result.failures) else 0
-
-
-def as_json(results: Sequence[Result], threads: int) -> Mapping[str, Any]:
-    return {"machine": describe_machine(threads), "models": [asdict(r) for r in results]}
 
 
 if __name__ == "__main__":

@@ -1,21 +1,25 @@
 """How far the cost model's choices are from the best of those a tuner could make.
 
-    python benchmarks/tuning.py FOLDER [--models NAME,...] [--candidates N] [--json FILE]
+    python benchmarks/tuning.py FOLDER [--models NAME,...] [--candidates N] [--json FILE [--add]]
 
 Every distinct contraction of the models is timed with the plan that compiling takes without timing
 anything, and with up to N other candidates, in turns on all threads. Prints, for each kernel where
 it matters, both plans and the ratio of their times; then the share of kernels within 5 % of the
-best, and the geometric mean of the ratios, plain and weighted with the time that kernels take.
+best, and the geometric mean of the ratios, plain and weighted with the time that kernels take. The
+file is written after each model; with `--add` the kernels of other models stay there, and what was
+timed in one of them is not timed again.
 """
 
 from __future__ import annotations
 
-import argparse
-import math
+import hashlib
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from command_line import write_json
+from command_line import options, results_file
 from tilth.compiler.pipeline import run_pipeline
 from tilth.cpu.choices import candidates, lower
 from tilth.cpu.kernel import Kernel, Task
@@ -24,9 +28,7 @@ from tilth.cpu.target import CpuTarget
 from tilth.cpu.tuner import TIMED, Trial, timed
 from tilth.interface import bind_shapes, complete
 from tilth.onnx import import_graph, load_model
-from tilth.runtime.devices import usable_cores
 from tilth.runtime.target import Options
-from tilth.tools.machine import describe_machine
 
 CLOSE = 1.05
 
@@ -37,6 +39,7 @@ class Found:
 
     model: str
     kernel: str
+    digest: str  # equal for kernels that are computed by the same code
     estimated: str
     best: str
     estimated_seconds: float
@@ -80,20 +83,23 @@ def time_all(batch: list[list[Trial]]) -> list[list[float]]:
     return [timed(trials) for trials in batch]
 
 
-def measured(path: Path, threads: int, most: int, seen: set[object]) -> list[Found]:
+def digest_of(key: Hashable) -> str:
+    """Of a kernel's key, the same in every process."""
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+
+
+def measured(path: Path, threads: int, most: int, seen: set[str]) -> list[Found]:
     """All kernels of a model that were not `seen` in another one."""
-    tasks = {lower(task).key: task for task in tasks_of(path, threads)}
-    new = [task for key, task in tasks.items() if key not in seen]
-    seen |= tasks.keys()
-    batch = [[Trial(task, choice) for choice in candidates(task)[:most]] for task in new]
+    tasks = {digest_of(lower(task).key): task for task in tasks_of(path, threads)}
+    new = {digest: task for digest, task in tasks.items() if digest not in seen}
+    batch = [[Trial(task, choice) for choice in candidates(task)[:most]] for task in new.values()]
     found = []
-    for task, trials, seconds in zip(new, batch, time_all(batch), strict=True):
+    for (digest, task), trials, seconds in zip(new.items(), batch, time_all(batch), strict=True):
         best = seconds.index(min(seconds))
         plans = trials[0].kernel.algorithm, trials[best].kernel.algorithm
         few = min(seconds[:TIMED])
-        found.append(
-            Found(path.stem, describe(task), *plans, seconds[0], few, seconds[best], len(trials))
-        )
+        times = seconds[0], few, seconds[best]
+        found.append(Found(path.stem, describe(task), digest, *plans, *times, len(trials)))
     return found
 
 
@@ -103,42 +109,40 @@ def show(f: Found) -> None:
     print(f"{f.model:14s} {times} {f.kernel}: {f.estimated}{better}", flush=True)
 
 
-def summary(found: list[Found]) -> dict[str, float]:
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Figures over all kernels."""
-    logs = [math.log(f.ratio) for f in found]
-    total = sum(f.estimated_seconds for f in found)
-    return {
-        "kernels": len(found),
-        "within 5 %": sum(f.ratio <= CLOSE for f in found) / len(found),
-        "geometric mean": math.exp(sum(logs) / len(found)),
-        "tuned": math.exp(
-            sum(math.log(f.tuned_seconds / f.best_seconds) for f in found) / len(found)
-        ),
-        "weighted by time": total / sum(f.best_seconds for f in found),
+    if not rows:
+        return {"summary": {"kernels": 0}}
+    estimated, tuned, best = (
+        [row[f"{plan}_seconds"] for row in rows] for plan in ("estimated", "tuned", "best")
+    )
+    ratios = [e / b for e, b in zip(estimated, best, strict=True)]
+    figures = {
+        "kernels": len(rows),
+        "within 5 %": sum(ratio <= CLOSE for ratio in ratios) / len(rows),
+        "geometric mean": statistics.geometric_mean(ratios),
+        "tuned": statistics.geometric_mean(t / b for t, b in zip(tuned, best, strict=True)),
+        "weighted by time": sum(estimated) / sum(best),
     }
+    return {"summary": figures}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options("How far the cost model's choices are from the best.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", default="", help="names, by commas; otherwise all")
     parser.add_argument("--candidates", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    wanted = args.models.split(",") if args.models else None
-    paths = [p for p in sorted(args.folder.glob("*.onnx")) if wanted is None or p.stem in wanted]
-    found: list[Found] = []
-    seen: set[object] = set()
+    arguments = parser.parse_args()
+    wanted = arguments.models.split(",") if arguments.models else None
+    paths = [p for p in sorted(arguments.folder.glob("*.onnx")) if not wanted or p.stem in wanted]
+    file = results_file(arguments, rows="kernels", summary=summary)
     for path in paths:
-        new = measured(path, args.threads, args.candidates, seen)
-        for f in new:
+        seen = {row.get("digest", "") for row in file.rows if row["model"] != path.stem}
+        found = measured(path, arguments.threads, arguments.candidates, seen)
+        for f in found:
             show(f)
-        found += new
-    figures = summary(found)
-    print(", ".join(f"{k} {v:.3g}" for k, v in figures.items()))
-    kernels, machine = [asdict(f) for f in found], describe_machine(args.threads)
-    write_json(args.json, {"machine": machine, "summary": figures, "kernels": kernels})
+        file.put([asdict(f) for f in found], model=path.stem)
+    print(", ".join(f"{k} {v:.3g}" for k, v in summary(file.rows)["summary"].items()))
 
 
 if __name__ == "__main__":

@@ -120,14 +120,17 @@ class Model:
         It is called like the model, and its `report` says what was made, and why. See `compile`
         for the arguments and errors; nothing is compiled or looked into before the first call.
         """
-        from tilth.onnx.buckets import Buckets
         from tilth.onnx.compile import Compiler
         from tilth.onnx.dynamic import DynamicModel
 
         store = default_cache() if cache and self._is_complete() else None
         options = replace(_options(threads, precision), tune=tune)
         inputs = with_extents(self.inputs, shapes or {})
-        padded = Buckets(inputs, buckets, padding or {}) if buckets else None
+        padded = None
+        if buckets:
+            from tilth.onnx.buckets import Buckets
+
+            padded = Buckets(inputs, buckets, padding or {})
         compiler = Compiler(self._origin, parse_device(device), options, store, progress)
         return DynamicModel(compiler, inputs, variants, padded)
 

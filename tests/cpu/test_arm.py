@@ -12,12 +12,12 @@ from kernel_samples import SAMPLES
 import tilth
 from tilth.compiler.pipeline import run_pipeline
 from tilth.cpu.jit import compile_object
-from tilth.cpu.memory import aligned, assign
+from tilth.cpu.memory import assign
 from tilth.cpu.plan import plan
 from tilth.cpu.program import emit_program, scratch_bytes
 from tilth.cpu.target import CpuTarget
 from tilth.ir.interpreter import interpret
-from tilth.runtime.memory import aligned_bytes
+from tilth.runtime.memory import aligned, aligned_bytes
 from tilth.runtime.target import Options
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "digits.onnx"

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from tilth import TilthError
 from tilth.ir.types import DTYPES
-from tilth.runtime.cache import Cache, cache_key, default_cache
+from tilth.runtime.cache import Cache, default_cache
 from tilth.runtime.digest import CHUNK, checksum
-from tilth.runtime.entry import ALIGNMENT, read_entry, write_entry
+from tilth.runtime.entry import read_entry, write_entry
+from tilth.runtime.keys import cache_key
+from tilth.runtime.memory import ALIGNMENT
 
 TREE = {"code": b"\x90\xc3", "weights": [np.arange(10, dtype=np.float32)], "name": "net", "n": 3}
 

@@ -42,7 +42,7 @@ def cache_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def settled(monkeypatch):
     """Files need no time to settle."""
-    monkeypatch.setattr(known, "_SETTLED", -1)
+    monkeypatch.setattr(known, "SETTLED", -1)
 
 
 @pytest.fixture
@@ -148,13 +148,14 @@ def test_operators_of_ones_own_are_looked_for_in_known_models(path: Path):
         unregister_op("own", "Twice")
 
 
-def test_starting_from_the_cache_imports_no_onnx(path: Path):
+def test_starting_from_the_cache_imports_nothing_that_compiles(path: Path):
     code = (
         "import sys, numpy, tilth; "
         "tilth.load(sys.argv[1])({'x': numpy.ones((2, 3), numpy.float32)}); "
-        "print('onnx' in sys.modules, 'tilth.onnx.importer' in sys.modules, "
-        "'tilth.cpu.kernels' in sys.modules)"
+        "heavy = 'onnx', 'llvmlite', 'tilth.onnx.importer', 'tilth.cpu.kernels'; "
+        "print(*(name for name in heavy if name in sys.modules))"
     )
     environment = os.environ | {"TILTH_CACHE_DIR": str(default_cache().root)}
     command = [sys.executable, "-c", code, str(path)]
-    assert subprocess.check_output(command, text=True, env=environment).split() == ["False"] * 3
+    subprocess.run(command, check=True, env=environment)  # the cache gets to know the machine
+    assert subprocess.check_output(command, text=True, env=environment).split() == []

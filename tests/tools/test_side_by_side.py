@@ -50,6 +50,14 @@ def test_a_worker_tells_its_first_result_and_then_takes_turns(job: Job):
     assert timing.facts == {"regions": 1, "host_ops": 0, "from_cache": timing.facts["from_cache"]}
 
 
+def test_a_worker_may_keep_bytecode(job: Job, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
+    with Worker("tilth", job) as worker:
+        assert not worker.timing.problem
+    assert list((tmp_path / "bytecode").rglob("tilth/__init__.*.pyc"))
+
+
 def test_a_worker_has_an_environment_of_its_own(job: Job, tmp_path: Path):
     with Worker("tilth", job, {"TILTH_CACHE_DIR": str(tmp_path / "cache")}) as cold:
         assert cold.timing.facts["from_cache"] == 0
@@ -111,7 +119,7 @@ def test_an_unknown_engine_is_refused_before_anything_starts(job: Job):
 
 
 def test_torch_is_refused_with_the_reason(job: Job):
-    with pytest.raises(tilth.InputError, match="runs no ONNX files"):
+    with pytest.raises(tilth.InputError, match="PyTorch cannot read ONNX files"):
         run_once("torch", job)
 
 

@@ -32,6 +32,7 @@ from tilth.tools.side_by_side import Timing, side_by_side
 
 _NUMBERS = ("median ms", "min ms", "p99 ms", "ratio", "first s", "peak MiB", "error")
 _RIVALS = ",".join(name for name in ENGINES if name != "tilth")
+_NO_TORCH = "PyTorch is none, as it cannot read ONNX files."
 
 
 def bench(
@@ -40,7 +41,7 @@ def bench(
     shape: Shapes = None,
     device: DeviceName = "cpu",
     threads: Threads = 0,
-    against: Annotated[str, typer.Option(help=f"Rivals, by commas: {_RIVALS}.")] = "",
+    against: Annotated[str, typer.Option(help=f"Rivals, by commas: {_RIVALS}. {_NO_TORCH}")] = "",
     turns: Annotated[int, typer.Option(min=1, help="Rounds of measuring.")] = 6,
     seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of a turn.")] = 0.6,
     bucket: Buckets = None,

@@ -14,7 +14,8 @@ import numpy as np
 
 from tilth.cpu.emit import I32, I64, PTR, Emitter, mangle, vector
 from tilth.cpu.isa import Isa
-from tilth.cpu.jit import LoadedObject, compile_object, new_module
+from tilth.cpu.jit import compile_object, new_module
+from tilth.cpu.loader import LoadedObject
 from tilth.cpu.together import run_together
 
 # More than nearly all last-level caches hold. Where one holds it, models live in that cache too,

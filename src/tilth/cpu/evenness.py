@@ -17,17 +17,19 @@ import numpy as np
 from tilth.cpu.emit import F32, I64, PTR, Emitter
 from tilth.cpu.harness import aligned
 from tilth.cpu.isa import Isa
-from tilth.cpu.jit import LoadedObject, compile_object, new_module
+from tilth.cpu.jit import compile_object, new_module
+from tilth.cpu.loader import LoadedObject
 from tilth.cpu.peak import emit_fma_loop
-from tilth.cpu.spmd import barrier, emit_now, pool_memory
+from tilth.cpu.spmd import barrier, emit_now
+from tilth.cpu.table import pool_memory
 from tilth.cpu.together import run_together
 
 _CALIBRATION_ROUNDS = 50
 _CALIBRATION_TURNS = 2_000
 
 
-def measure_evenness(isa: Isa, threads: int, round_seconds: float, seconds: float) -> np.ndarray:
-    """Seconds that each of the rounds took which fill `seconds`, [rounds] f64.
+def even_rounds(isa: Isa, threads: int, round_seconds: float) -> Callable[[int], np.ndarray]:
+    """What takes a number of rounds and gives the seconds of each, [rounds] f64.
 
     In a round every thread, on a core of its own, does the same register-only multiplications, of
     about `round_seconds`; the round lasts from the start of thread 0 until all have finished.
@@ -36,7 +38,7 @@ def measure_evenness(isa: Isa, threads: int, round_seconds: float, seconds: floa
     for _ in range(2):  # the second time the fixed cost of a round hardly matters
         typical = float(np.median(_rounds(isa, threads, turns, _CALIBRATION_ROUNDS)))
         turns = max(1, round(turns * round_seconds / typical))
-    return _rounds(isa, threads, turns, max(1, round(seconds / round_seconds)))
+    return functools.partial(_rounds, isa, threads, turns)
 
 
 def _rounds(isa: Isa, threads: int, turns: int, rounds: int) -> np.ndarray:

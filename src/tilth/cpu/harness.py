@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilth.cpu.isa import Isa, host_isa
-from tilth.cpu.jit import LoadedObject, compile_object, new_module
+from tilth.cpu.jit import compile_object, new_module
 from tilth.cpu.kernel import Kernel, Operand
+from tilth.cpu.loader import LoadedObject
 from tilth.ir.types import dtype_of
 
 

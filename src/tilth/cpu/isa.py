@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
+from tilth.runtime.cache import default_cache
+from tilth.runtime.keys import cache_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,34 @@ ISAS: dict[str, Isa] = {isa.name: isa for isa in (_V2, _AVX2, _AVX512, _NEON)}
 
 @functools.cache
 def host_isa() -> Isa:
-    """The best entry of `ISAS` this machine can run, with the machine's own cpu name."""
+    """The best entry of `ISAS` this machine can run, with the machine's own cpu name.
+
+    The cache remembers it until the machine is started again: to ask LLVM is to load it, which
+    takes longer than all the rest of bringing a small model back.
+    """
+    store, boot, tiles = default_cache(), _boot(), _may_use_tiles()
+    if store is None or not boot:
+        return _found_by_llvm(tiles)
+    key = cache_key(boot=boot, may_use_tiles=tiles)
+    state = store.load(key)
+    if state is not None:
+        return Isa(**state["isa"])
+    isa = _found_by_llvm(tiles)
+    store.store(key, {"isa": asdict(isa)})
+    return isa
+
+
+def _boot() -> str:
+    """What Linux calls the time since this machine was started; empty where it is not told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _found_by_llvm(may_use_tiles: bool) -> Isa:
+    import llvmlite.binding as llvm
+
     features = llvm.get_host_cpu_features()
     triple = llvm.get_process_triple()
     if triple.startswith(("aarch64", "arm64")):
@@ -96,7 +125,7 @@ def host_isa() -> Isa:
     if features.get({"avx512": "avx512vnni", "avx2": "avxvnni"}.get(base.name, "")):
         base = replace(base, byte_dot=_VNNI)
     needed = ("amx-tile", "amx-bf16", "avx512bf16")
-    tiles = base.name == "avx512" and all(map(features.get, needed)) and _may_use_tiles()
+    tiles = base.name == "avx512" and all(map(features.get, needed)) and may_use_tiles
     base = replace(
         base, triple=triple, cpu=llvm.get_host_cpu_name(), features=flags, bf16_tiles=tiles
     )
@@ -104,10 +133,14 @@ def host_isa() -> Isa:
 
 
 def _may_use_tiles() -> bool:
-    """Ask Linux, once for the process, for the state that the matrix unit needs (arch_prctl(2))."""
+    """Ask Linux, once for the process, for the state that the matrix unit needs (arch_prctl(2)).
+
+    Processors without one say no.
+    """
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        return False
     prctl, request_permission, tile_data = 158, 0x1023, 18
-    libc = ctypes.CDLL(None)
-    return sys.platform == "linux" and libc.syscall(prctl, request_permission, tile_data) == 0
+    return ctypes.CDLL(None).syscall(prctl, request_permission, tile_data) == 0
 
 
 def _host_caches() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From LLVM IR to an object, and from an object to callable code.
+"""From LLVM IR to an object, and from an object to callable code where `cpu.loader` cannot.
 
 The object is relocatable and holds no address of this process, so the same bytes serve the disk
 cache, another process, and a library built ahead of time.
@@ -71,17 +71,14 @@ def compile_assembly(module: ll.Module, isa: Isa) -> str:
     return machine.emit_assembly(parsed)
 
 
-class LoadedObject:
-    """An object linked into this process; `address(name)` of its exported functions."""
-
-    def __init__(self, code: bytes, symbols: tuple[str, ...]):
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
-        for symbol in symbols:
-            builder.export_symbol(symbol)
-        self._jit = llvm.create_lljit_compiler()
-        self._library = builder.link(self._jit, f"program{next(_names)}")
-
-    def address(self, symbol: str) -> int:
-        return self._library[symbol]
+def linked_by_llvm(code: bytes, symbols: tuple[str, ...]) -> tuple[object, dict[str, int]]:
+    """An object linked into this process while its owner, which is given, lives; the addresses of
+    its exported functions."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+    for symbol in symbols:
+        builder.export_symbol(symbol)
+    jit = llvm.create_lljit_compiler()
+    library = builder.link(jit, f"program{next(_names)}")
+    return (jit, library), {symbol: library[symbol] for symbol in symbols}

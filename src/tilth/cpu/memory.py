@@ -16,11 +16,7 @@ import numpy as np
 from tilth.cpu.steps import Item, Step, Timeline, touched
 from tilth.cpu.view import Buffer, View
 from tilth.runtime.mapped import release
-from tilth.runtime.memory import ALIGNMENT, aligned_bytes
-
-
-def aligned(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+from tilth.runtime.memory import aligned, aligned_bytes
 
 
 @dataclass(slots=True)

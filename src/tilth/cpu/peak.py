@@ -15,7 +15,8 @@ import llvmlite.ir as ll
 
 from tilth.cpu.emit import F32, I32, I64, Emitter, vector
 from tilth.cpu.isa import Isa
-from tilth.cpu.jit import LoadedObject, compile_object, new_module
+from tilth.cpu.jit import compile_object, new_module
+from tilth.cpu.loader import LoadedObject
 from tilth.cpu.together import run_together
 
 ITERATIONS = 500_000  # about 1 ms with 12 accumulators on a 4 GHz core

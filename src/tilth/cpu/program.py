@@ -14,14 +14,12 @@ import llvmlite.ir as ll
 from tilth.cpu.emit import I8, I32, I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.jit import new_module
-from tilth.cpu.memory import Memory, aligned, conflicts, pointer_of
+from tilth.cpu.memory import Memory, conflicts, pointer_of
 from tilth.cpu.spmd import barrier, emit_now, emit_runtime
 from tilth.cpu.steps import Branch, Item, Loop, Step, all_steps
+from tilth.cpu.table import ARENA, EXPORTS, FIRST_INPUT, PROFILE, RECORD_BYTES, WEIGHTS
 from tilth.cpu.view import Counter, Motion, View
-
-ARENA, WEIGHTS, PROFILE, FIRST_INPUT = range(4)
-EXPORTS = ("tilth_run", "tilth_worker")
-RECORD_BYTES = 16  # start and end of a step on a thread, nanoseconds, i64 each
+from tilth.runtime.memory import aligned
 
 _Functions = Mapping[Hashable, ll.Function]
 

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tilth.cpu.jit import LoadedObject
-from tilth.cpu.memory import aligned
-from tilth.cpu.program import ARENA, EXPORTS, FIRST_INPUT, PROFILE, WEIGHTS
-from tilth.cpu.spmd import pool_memory
+from tilth.cpu.loader import LoadedObject
+from tilth.cpu.table import ARENA, EXPORTS, FIRST_INPUT, PROFILE, WEIGHTS, pool_memory
 from tilth.ir.types import DTYPES, TensorType
-from tilth.runtime.memory import aligned_bytes
+from tilth.runtime.memory import aligned, aligned_bytes
 from tilth.runtime.target import KernelInfo, KernelRecord
 from tilth.runtime.threads import pool
 

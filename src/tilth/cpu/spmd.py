@@ -10,33 +10,30 @@ that threads fight over.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 import llvmlite.ir as ll
 
 from tilth.cpu.emit import I32, I64, PTR, VOID, Emitter, Val
 from tilth.cpu.isa import Isa
+from tilth.cpu.table import (
+    ARRIVED,
+    EPOCH,
+    FINISHED,
+    GENERATION,
+    MAIN,
+    PATIENCE_BETWEEN,
+    PATIENCE_WITHIN,
+    SLEEPING_AT_BARRIER,
+    SLEEPING_CALLER,
+    SLEEPING_WORKERS,
+    TABLE,
+)
 
-# Byte offsets in a pool's memory.
-EPOCH, SLEEPING_WORKERS, MAIN, TABLE = 0, 64, 128, 136
-PATIENCE_WITHIN, PATIENCE_BETWEEN = 144, 152  # calls; nanoseconds of spinning before sleep, i64
-ARRIVED, GENERATION, SLEEPING_AT_BARRIER = 192, 256, 320
-FINISHED, SLEEPING_CALLER = 384, 448
-POOL_BYTES = 512
-
-_PATIENCE = 400_000, 200_000  # within calls, between calls
-_CROWDED_PATIENCE = 10_000, 10_000  # one that spins may keep another from its work
 _TURNS = 64  # of spinning between two looks at the clock
 _CLOCK_MONOTONIC = 1
 _FUTEX = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
 _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
-
-
-def pool_memory(crowded: bool) -> bytes:
-    """What a pool's memory holds at first; `crowded` if there is no core for each thread."""
-    patience = struct.pack("=qq", *(_CROWDED_PATIENCE if crowded else _PATIENCE))
-    return bytes(PATIENCE_WITHIN) + patience + bytes(POOL_BYTES - PATIENCE_WITHIN - len(patience))
 
 
 def emit_now(e: Emitter) -> Val:

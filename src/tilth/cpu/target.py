@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilth.cpu.isa import Isa, host_isa
 from tilth.cpu.region import CpuRegion
-from tilth.ir.graph import Graph, Node
 from tilth.runtime.devices import usable_cores
 from tilth.runtime.target import Options, Traits
+
+if TYPE_CHECKING:
+    from tilth.ir.graph import Graph, Node
 
 
 class CpuTarget:

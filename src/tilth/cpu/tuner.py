@@ -27,7 +27,8 @@ from tilth.cpu.steps import Step
 from tilth.cpu.view import Buffer, View
 from tilth.ir.graph import Graph, Node, make_input
 from tilth.ir.types import DType, TensorType, u8
-from tilth.runtime.cache import Cache, cache_key
+from tilth.runtime.cache import Cache
+from tilth.runtime.keys import cache_key
 from tilth.runtime.memory import aligned_bytes
 from tilth.runtime.target import KernelInfo
 

@@ -17,18 +17,18 @@ import numpy as np
 
 from tilth.ir.errors import InputError, UnsupportedError
 from tilth.ir.types import Shape
-from tilth.onnx.buckets import Buckets, Cuts, Extents
 from tilth.onnx.compile import Compiler
 from tilth.onnx.values import check_values
 from tilth.onnx.variants import Variant, Variants
 from tilth.runtime.executable import VARIANTS_KEPT, Executable
 from tilth.runtime.ports import Port
-from tilth.runtime.profile import Profile
 from tilth.runtime.report import Report
-from tilth.runtime.trace import TracedRecord
 
 if TYPE_CHECKING:
+    from tilth.onnx.buckets import Buckets, Cuts, Extents
     from tilth.onnx.staged import StagedModel
+    from tilth.runtime.profile import Profile
+    from tilth.runtime.trace import TracedRecord
 
 
 class DynamicModel:

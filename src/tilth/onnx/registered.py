@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilth.onnx.check import subgraphs
-
 REGISTERED: set[tuple[str, str]] = set()  # (domain, name); `custom` enters them
 
 
@@ -14,6 +12,8 @@ def uses_registered_ops(proto: Any) -> bool:
 
     Their code is not part of the model, so nothing made of it may be kept on disk.
     """
+    from tilth.onnx.check import subgraphs
+
     bodies = [proto.graph, *proto.functions] if REGISTERED else []
     while bodies:
         for node in bodies.pop().node:

@@ -9,9 +9,6 @@ Environment: TILTH_CACHE_DIR (where), TILTH_CACHE_BYTES (bound, default 4 GiB), 
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import logging
 import os
 import time
@@ -176,20 +173,3 @@ def _limit_from_environment() -> int:
         return int(text)
     except ValueError:
         raise TilthError(f"TILTH_CACHE_BYTES must be a number of bytes, not '{text}'") from None
-
-
-def cache_key(**parts: Any) -> str:
-    """SHA-256 over `parts` (JSON-able, order does not matter) and Tilth's own code."""
-    text = json.dumps({**parts, "tilth": source_digest()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@functools.cache
-def source_digest() -> str:
-    """SHA-256 over the text of every module of Tilth: new code never meets old artifacts."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tilth.runtime.cache import Cache, cache_key
+from tilth.runtime.cache import Cache
 from tilth.runtime.executable import Executable
+from tilth.runtime.keys import cache_key
 from tilth.runtime.target import Device, Options, target
 
 

@@ -24,10 +24,10 @@ import numpy as np
 from tilth.ir.types import DTYPES, dtype_of
 from tilth.runtime.digest import checksum
 from tilth.runtime.mapped import Warmer
+from tilth.runtime.memory import aligned
 
 MAGIC = b"TILTHART"
 VERSION = 3
-ALIGNMENT = 64
 _HEADER = struct.Struct("<8sIxxxxQQ32s")  # magic, version, manifest: offset, length, SHA-256
 
 
@@ -40,7 +40,7 @@ class EntryWriter:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._end = _aligned(_HEADER.size)
+        self._end = aligned(_HEADER.size)
         self._rooms: list[tuple[np.ndarray, int]] = []  # with their offsets
         self._warmer: Warmer | None = None
 
@@ -60,7 +60,7 @@ class EntryWriter:
         """
         if not hasattr(os, "posix_fallocate"):
             raise OSError(errno.ENOTSUP, "this system cannot reserve space in a file")
-        start = _aligned(self._end, mmap.ALLOCATIONGRANULARITY)
+        start = aligned(self._end, mmap.ALLOCATIONGRANULARITY)
         os.posix_fallocate(self._file.fileno(), start, nbytes)
         mapped = mmap.mmap(self._file.fileno(), nbytes, offset=start)
         array = np.frombuffer(mapped, np.uint8)
@@ -107,7 +107,7 @@ class EntryWriter:
         return self._append(section)
 
     def _append(self, section: memoryview) -> int:
-        start = self._file.seek(_aligned(self._end))
+        start = self._file.seek(aligned(self._end))
         self._file.write(section)
         self._end = start + section.nbytes
         return start
@@ -127,7 +127,7 @@ def read_entry(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < _HEADER.size:
             raise EntryError("shorter than a header")
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        data = memoryview(_mapped(file))
     magic, version, offset, length, expected = _HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION:
         raise EntryError(f"not an entry of format version {VERSION}")
@@ -140,6 +140,16 @@ def read_entry(path: Path) -> dict[str, Any]:
         if checksum(section) != told["checksum"]:
             raise EntryError(f"section {i} does not match its checksum")
     return _decode(parsed["tree"], sections)
+
+
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    """All of a file to be read, its pages taken at once where the system can do that.
+
+    Checksums read all of it at once in any case, and threads that take pages one by one wait for
+    each other.
+    """
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+    return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
 
 
 def _encode(value: Any, sections: list[memoryview]) -> Any:
@@ -177,7 +187,3 @@ def _decode(value: Any, sections: list[memoryview]) -> Any:
     shape, dtype = value["shape"], DTYPES[value["dtype"]]
     flat = np.frombuffer(sections[value["$array"]], np.uint8)
     return flat.view(dtype.numpy)[: math.prod(shape)].reshape(shape)
-
-
-def _aligned(offset: int, alignment: int = ALIGNMENT) -> int:
-    return -(-offset // alignment) * alignment

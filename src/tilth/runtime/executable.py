@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tilth.runtime.feeds import C_CONTIGUOUS_AND_ALIGNED, Port, check_feeds
 from tilth.runtime.plan import Copy, Plan, RunRegion, Step, plan_from_state
-from tilth.runtime.profile import Profile, measured
 from tilth.runtime.report import Report
 from tilth.runtime.target import CompiledRegion, KernelRecord, target
-from tilth.runtime.trace import HOST, TracedRecord, shifted
+
+if TYPE_CHECKING:
+    from tilth.runtime.profile import Profile
+    from tilth.runtime.trace import TracedRecord
 
 VARIANTS_KEPT = 16  # for different shapes of one model, unless the caller says otherwise
 _HINT = "; an executable is for exact shapes: compile the model for these, or call the model itself"
@@ -110,6 +112,8 @@ class Executable:
 
     def profile(self, feeds: Mapping[str, Any], runs: int = 10) -> Profile:
         """Time each kernel over `runs` instrumented calls, after one call to warm up."""
+        from tilth.runtime.profile import measured
+
         arrays = self._checked(feeds)
         kinds = set(self._kinds())
         kind = kinds.pop() if len(kinds) == 1 else ""
@@ -166,6 +170,8 @@ class Executable:
 
     def _trace(self, arrays: Sequence[np.ndarray]) -> list[TracedRecord]:
         """The kernel records of one call, times counted from its start."""
+        from tilth.runtime.trace import shifted
+
         records: list[TracedRecord] = []
         values = self._slots(arrays)
         elapsed = 0.0
@@ -177,6 +183,8 @@ class Executable:
 
     def _trace_step(self, step: Step, values: list[Any]) -> tuple[list[TracedRecord], float]:
         """Execute a step; its records, times counted from its start, and its seconds."""
+        from tilth.runtime.trace import HOST, TracedRecord
+
         seconds = _timed(self._execute, step, values)
         match step:
             case RunRegion(device, region, inputs, _):

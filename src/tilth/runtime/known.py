@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-from tilth.runtime.cache import Cache, cache_key
+from tilth.runtime.cache import Cache
+from tilth.runtime.keys import SETTLED, cache_key
 from tilth.runtime.ports import Port, port_from_state
-
-_SETTLED = 2_000_000_000  # nanoseconds that no file system's clock fails to tell apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Stamp:
     @property
     def is_settled(self) -> bool:
         """Was the last change long enough ago for a next one to show?"""
-        return self.taken - max(self.modified, self.changed) > _SETTLED
+        return self.taken - max(self.modified, self.changed) > SETTLED
 
     @property
     def is_current(self) -> bool:

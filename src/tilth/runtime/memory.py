@@ -8,6 +8,11 @@ ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
 
 
+def aligned(nbytes: int, alignment: int = ALIGNMENT) -> int:
+    """The next multiple of `alignment`."""
+    return -(-nbytes // alignment) * alignment
+
+
 def aligned_bytes(nbytes: int) -> np.ndarray:
     """Uninitialised memory whose address is a multiple of 64, of a huge page if it fills some.
 

@@ -11,13 +11,15 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from tilth.ir.errors import DeviceError
-from tilth.ir.graph import Graph, Node
 from tilth.runtime.memory import aligned_bytes
+
+if TYPE_CHECKING:
+    from tilth.ir.graph import Graph, Node
 
 
 @dataclass(frozen=True, slots=True)

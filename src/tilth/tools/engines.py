@@ -108,12 +108,21 @@ ENGINES: dict[str, Callable[[Job], Loaded]] = {
 
 
 def check_engine(name: str) -> str:
-    """`name` if it is an engine that runs ONNX files. Raises InputError listing those."""
+    """`name` if it is an engine that runs ONNX files. Raises InputError listing those.
+
+    PyTorch is none: it writes such files and reads none. It is told apart, as people ask for it.
+    """
     from tilth.ir.errors import InputError
 
     if name not in ENGINES:
-        why = " (PyTorch itself runs no ONNX files)" if name in ("torch", "pytorch") else ""
-        raise InputError(f"unknown engine '{name}'{why}; known: {', '.join(ENGINES)}")
+        known = ", ".join(ENGINES)
+        if name in ("torch", "pytorch"):
+            raise InputError(
+                f"PyTorch cannot read ONNX files, so '{name}' is no engine here; give one of: "
+                f"{known}. To compare with PyTorch, time the module that the file was exported "
+                f"from in Python, next to tilth.load(file)"
+            )
+        raise InputError(f"unknown engine '{name}'; known: {known}")
     return name
 
 

@@ -89,7 +89,7 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-P", engines.__file__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=os.environ | dict(environment or {}),
+            env=_environment() | dict(environment or {}),
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
         )
@@ -139,6 +139,15 @@ class Worker:
         lines = self._stderr.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"exit code {code}" + (f": {last}" if last else "")
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, but modules may keep their bytecode.
+
+    Installed packages come with it; one that runs from a working tree, as Tilth may, keeps it from
+    the first import on, and would else be compiled again by every process that is measured.
+    """
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def take_turns(workers: Sequence[Worker], rounds: int, seconds: float) -> None:
