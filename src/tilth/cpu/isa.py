@@ -85,13 +85,13 @@ ISAS: dict[str, Isa] = {isa.name: isa for isa in (_V2, _AVX2, _AVX512, _NEON)}
 def host_isa() -> Isa:
     """The best entry of `ISAS` this machine can run, with the machine's own cpu name.
 
-    The cache remembers it until the machine is started again: to ask LLVM is to load it, which
-    takes longer than all the rest of bringing a small model back.
+    The cache remembers it for this processor: to ask LLVM is to load it, which takes longer than
+    all the rest of bringing a small model back.
     """
-    store, boot, tiles = default_cache(), _boot(), _may_use_tiles()
-    if store is None or not boot:
+    store, processor, tiles = default_cache(), _processor(), _may_use_tiles()
+    if store is None or not processor:
         return _found_by_llvm(tiles)
-    key = cache_key(boot=boot, may_use_tiles=tiles)
+    key = cache_key(processor=processor, may_use_tiles=tiles)
     state = store.load(key)
     if state is not None:
         return Isa(**state["isa"])
@@ -100,12 +100,17 @@ def host_isa() -> Isa:
     return isa
 
 
-def _boot() -> str:
-    """What Linux calls the time since this machine was started; empty where it is not told."""
+def _processor() -> list[str]:
+    """What Linux tells of the first processor that does not change while it runs, its features
+    above all: a machine may go on elsewhere from a snapshot. Empty where nothing is told."""
+    fixed = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU ", "Features")
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        with open("/proc/cpuinfo", "rb") as file:
+            told = os.read(file.fileno(), 8192).decode("ascii", "replace")
     except OSError:
-        return ""
+        return []
+    first, _, _ = told.partition("\n\n")
+    return [line for line in first.splitlines() if line.startswith(fixed)]
 
 
 def _found_by_llvm(may_use_tiles: bool) -> Isa:
