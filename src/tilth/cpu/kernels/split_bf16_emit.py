@@ -98,7 +98,7 @@ class _Earlier:
         tensors = [load(at, typ=PTR) for at in self.tensors]
         return [*pointers, load(self.rows, typ=I64), *tensors]
 
-    def left(self, sums: Val, offsets: Val, rows: Val, tensors: Sequence[Val]) -> None:
+    def note(self, sums: Val, offsets: Val, rows: Val, tensors: Sequence[Val]) -> None:
         """A product left these."""
         places = (self.sums, self.offsets, self.rows, *self.tensors)
         for place, value in zip(places, (sums, offsets, rows, *tensors), strict=True):
@@ -108,7 +108,7 @@ class _Earlier:
         """Finish now. `tensors` of a panel that exists are noted instead, as products load what is
         the same for all rows, even of none."""
         self.e.b.call(self.parts.finish(kind), self.args())
-        self.left(tensors[0], tensors[0], I64(0), tensors)
+        self.note(tensors[0], tensors[0], I64(0), tensors)
 
 
 class _Nest:
@@ -319,5 +319,5 @@ class _Nest:
             rows = e.b.sub(first_row(e, problem, block.stop), start)
             count = e.intrinsic("smin", e.b.sub(rows, done), I64(high * ROWS))
             offsets = step(e, self.offsets, done, 8 * plan.tensors)
-            self.earlier.left(sums, offsets, count, panel.results)
+            self.earlier.note(sums, offsets, count, panel.results)
             e.b.store(e.b.sub(I64(_ROOM), room), self.sums)
