@@ -34,6 +34,7 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
     shape, constant = _problem(task)
     form, operands = shape.form, task.operands
     plan = plan or contraction_plan.choose(shape, constant, task.isa, task.threads)
+    shape = replace(shape, flat=plan.flat)
     geometry = Geometry(shape, plan, contraction_bytes.views(form, operands), task.results[0])
     packed = {}
     if plan.rhs == "packed":
@@ -111,6 +112,8 @@ def _describe(shape: Shape, g: Geometry) -> str:
     words = [f"direct {plan.tiling.name}", f"{plan.rhs} rhs"]
     if shape.form.quads:
         words.append("four bytes at once")
+    if plan.flat:
+        words.append(f"lines of {shape.line} as one")
     if plan.copy_lhs:
         words.append("copied lhs")
     if g.depth_blocks > 1:

@@ -15,7 +15,7 @@ import llvmlite.ir as ll
 from tilth.cpu.emit import I64, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Operand
-from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
+from tilth.cpu.kernels.contraction_epilogue import Epilogue, line_of, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_parts import Parts
@@ -163,7 +163,8 @@ class _Nest:
 
     def _rows(self, pointer: Val, tensor: int, h: int | Val, w: int | Val) -> Val:
         pointer = step(self.e, pointer, h, self.g.stride(self.shape.height, tensor))
-        return step(self.e, pointer, w, self.g.stride(self.shape.width, tensor))
+        pointer = step(self.e, pointer, w, self.g.stride(self.shape.width, tensor))
+        return step(self.e, pointer, line_of(self.e, self.shape, w), self.g.gaps[tensor])
 
     # -- depth -------------------------------------------------------------------------------
     def _depth_offset(self, pointer: Val, block: Val, taps: Sequence[int], inner: int) -> Val:
@@ -267,21 +268,24 @@ class _Nest:
         e, g, tiling = self.e, self.g, self.plan.tiling
         h, w = self._start(tiling.height, i), self._start(tiling.width, j)
         moved = [self._rows(p, tensor, h, w) for tensor, p in enumerate(pointers)]
-        high, wide = g.row_strides
-        moved[LHS] = step(e, step(e, pointers[LHS], h, high), w, wide)
+        if self.plan.copy_lhs:
+            high, wide = g.row_strides
+            moved[LHS] = step(e, step(e, pointers[LHS], h, high), w, wide)
+        within = [e.b.urem(e.i64(w), I64(self.shape.line))] * self.shape.flat
 
         def call(th: int, tw: int) -> None:
             micro = self.parts.microkernel(th, tw, vectors, last)
-            flags = [*self._flags(block), *ahead]
+            flags = [*self._flags(block), *ahead, *within]
             e.b.call(micro, [moved[LHS], moved[RHS], slot, *moved[RESULT:], *flags])
             if self.plan.deferred:
                 finish = self.parts.finish(th, tw, vectors, last)
+                args = [slot, *moved[RESULT:], *within]
                 if g.depth_blocks == 1:
-                    e.b.call(finish, [slot, *moved[RESULT:]])
+                    e.b.call(finish, args)
                     return
                 done = e.b.icmp_signed("==", block, I64(g.depth_blocks - 1))
                 with e.when(done):
-                    e.b.call(finish, [slot, *moved[RESULT:]])
+                    e.b.call(finish, args)
 
         by_size(
             *(e, tiling.height, i),
