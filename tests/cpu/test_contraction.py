@@ -224,6 +224,15 @@ def test_tiles_of_small_maps_run_through_their_lines():
     assert plan.flat and plan.tiling.width.extent == 49
 
 
+def test_threads_share_rows_if_others_wrote_what_they_would_read():
+    body = body_of(matmul, (196, 1024), (1024, 256))
+    x, w, y = (operand(np.empty(v.shape, np.float32)) for v in (*body.inputs, body.outputs[0]))
+    isa = ISAS["avx512"]
+    shape = contraction_plan.shape_of(canonicalise(Task(body, (x, w), (y,), isa, 2)), isa)
+    plan = contraction_plan.choose(shape, True, isa, 2)
+    assert plan.row_blocks % 2 == 0 and plan.panel_blocks == 1
+
+
 @settings(max_examples=30)
 @given(m=st.integers(8, 400), k=st.integers(64, 3000), n=st.integers(40, 900))
 def test_tiles_of_a_block_fetch_the_next_block_of_weights_once(m, k, n):

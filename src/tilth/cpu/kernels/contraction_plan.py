@@ -28,6 +28,7 @@ _STREAM = 4.6  # bytes of weights per cycle from beyond L2
 _PANEL = 150  # bytes per cycle from L2 to the FMAs, of weights that each row of tiles reads
 _HIDDEN = 0.3  # how much of the shorter of computing and streaming hides behind the longer
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
+_REMOTE = 4  # bytes per cycle that it reads from what other cores wrote
 _EVEN = 1.01  # of an equal share, that the busiest thread may have
 _ROWS = 64  # that a block has at least, where weights are read once per block of rows
 _DEEP = 64  # depth from which a tile's results can be fetched while it is computed
@@ -192,22 +193,17 @@ def _tiling_cost(
     def cost(pair: tuple[Shape, Tiling]) -> float:
         shape, tiling = pair
         factor = _CONFLICT_COST if _conflicts(shape, tiling, isa) else 1.0
-        factor *= _imbalance(shape, tiling, threads)
         weights = shape.form.depth * shape.vectors * isa.vector_bytes
         streams = _fetching(shape, rhs_is_constant, isa)
         reads = tiling.height.count * tiling.width.count * weights if streams else 0
         places = _WRAP * shape.rows * tiling.panels.count if shape.flat else 0
-        return factor * (tiles.cost(isa, tiling, shape.form.depth) + places + reads / _PANEL)
+        work = factor * (tiles.cost(isa, tiling, shape.form.depth) + places + reads / _PANEL)
+        if math.prod(loop.size for loop in shape.outer) % threads == 0:
+            return work / threads
+        shares = _shares(shape, tiling, 1, 1, threads)
+        return min(share.tiles * work + share.reading for share in shares)
 
     return cost
-
-
-def _imbalance(shape: Shape, tiling: Tiling, threads: int) -> float:
-    """How much longer than on average the busiest thread works, if they share rows or panels."""
-    if math.prod(loop.size for loop in shape.outer) % threads == 0:
-        return 1.0
-    parts = _cut(shape, tiling).count, tiling.panels.count
-    return min(-(-count // threads) * threads / count for count in parts)
 
 
 def _around(tiling: Tiling, shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
@@ -405,25 +401,44 @@ def _share(
     Sharing rows means that each thread reads all of the right operand, and the reverse.
     """
     outer = math.prod(loop.size for loop in shape.outer)
-    tiles_high, panels = _cut(shape, tiling).count, tiling.panels.count
-    by_rows = _busiest(tiles_high, row_blocks, threads)
+    by_rows = _busiest(_cut(shape, tiling).count, row_blocks, threads)
     if outer % threads == 0 or by_rows * threads < _EVEN:
         return row_blocks, panel_blocks
+    rows, panels = _shares(shape, tiling, row_blocks, panel_blocks, threads)
+    compute = shape.rows * shape.form.depth * shape.vectors / 2
+    if rows.tiles * compute + rows.reading <= panels.tiles * compute + panels.reading:
+        return rows.blocks, panel_blocks
+    return row_blocks, panels.blocks
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one thread has at most, if all share some blocks: of the tiles, cycles to read."""
+
+    blocks: int
+    tiles: float
+    reading: float
+
+
+def _shares(
+    shape: Shape, tiling: Tiling, row_blocks: int, panel_blocks: int, threads: int
+) -> tuple[_Share, _Share]:
+    """Sharing rows, and sharing panels, when a thread reads rows that others have written."""
     form = shape.form
     lhs = shape.rows * form.depth * form.lhs_dtype.nbytes
     rhs = shape.columns.size * form.depth * form.rhs_dtype.nbytes
-    compute = shape.rows * form.depth * shape.vectors / 2
+    remote = lhs * (1 - 1 / threads) / _REMOTE
 
-    def cycles(share: float, lhs_bytes: float, rhs_bytes: float) -> float:
-        return share * compute + (lhs_bytes + rhs_bytes) / _BYTES_PER_CYCLE
+    def share(tiles: int, blocks: int) -> tuple[int, float]:
+        blocks = min(tiles, -(-blocks // threads) * threads)
+        return blocks, _busiest(tiles, blocks, threads)
 
-    more_rows = min(tiles_high, -(-row_blocks // threads) * threads)
-    more_panels = min(panels, -(-panel_blocks // threads) * threads)
-    by_rows = _busiest(tiles_high, more_rows, threads)
-    by_panels = _busiest(panels, more_panels, threads)
-    if cycles(by_rows, lhs * by_rows, rhs) <= cycles(by_panels, lhs, rhs * by_panels):
-        return more_rows, panel_blocks
-    return row_blocks, more_panels
+    rows, by_rows = share(_cut(shape, tiling).count, row_blocks)
+    panels, by_panels = share(tiling.panels.count, panel_blocks)
+    return (
+        _Share(rows, by_rows, (lhs * by_rows + rhs) / _BYTES_PER_CYCLE),
+        _Share(panels, by_panels, (lhs + rhs * by_panels) / _BYTES_PER_CYCLE + remote),
+    )
 
 
 def _busiest(tiles: int, blocks: int, threads: int) -> float:
