@@ -54,6 +54,18 @@ def test_shares_that_do_not_sum_up_over_keys_stay():
     assert blocks_of(SCORES // 6, axis=2) == 1
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_only_heads_that_share_keys_are_cut_if_that_is_asked_for(shared):
+    keys = tensor(2, 1 if shared else HEADS, KEYS, 4, name="k")
+    if shared:
+        keys = op.broadcast_in_dim(keys, shape=(2, HEADS, KEYS, 4), dims=(0, 1, 2, 3))
+    scores = op.dot_general(q, keys, lhs_contract=(3,), rhs_contract=(3,), **BATCH)
+    values = op.softmax(scores, axis=3)
+    result = op.dot_general(values, v, lhs_contract=(3,), rhs_contract=(2,), **BATCH)
+    after = block_attention(graph(result), SCORES // 6, only_shared=True)
+    assert count(after)["softmax"] == (6 if shared else 1)
+
+
 def test_no_attention_becomes_very_many_blocks():
     assert blocks_of(1) == 1
 

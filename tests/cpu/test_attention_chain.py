@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_check import check
+from kernel_check import BOTH_ISAS, check
 from program_check import check_program
 
 from tilth.compiler.pipeline import run_target
 from tilth.cpu.attention import join_attention
 from tilth.cpu.isa import ISAS, host_isa
 from tilth.cpu.kernel import Task, dense
-from tilth.cpu.kernels import attention
+from tilth.cpu.kernels import attention, attention_products
 from tilth.cpu.plan import plan
 from tilth.cpu.target import CpuTarget
 from tilth.ir.errors import CompileError
@@ -69,11 +69,9 @@ def arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     return [rng.standard_normal(s, np.float32) for s in shapes]
 
 
-@here
-@settings(max_examples=10, deadline=None)
-@given(data=st.data())
-def test_any_attention(data):
-    draw = data.draw
+@st.composite
+def attentions(draw):
+    """The fusion of some attention, and the layouts of its operands."""
     batch = tuple(draw(st.lists(st.integers(1, 3), max_size=2), "batch"))
     rows, keys = draw(st.integers(2, 150), "rows"), draw(st.integers(33, 130), "keys")
     depth, columns = (draw(st.sampled_from([16, 24, 32, 64]), "size") for _ in range(2))
@@ -86,10 +84,17 @@ def test_any_attention(data):
         "heads": (*batch, 1, 1),
     }
     given_ = [(*batch, rows, depth), (*batch, keys, depth), (*batch, keys, columns)]
-    given_ += [shapes[m] for m in masks]
-    node = joined(attend, *given_)
+    node = joined(attend, *given_, *(shapes[m] for m in masks))
     layout = ["dense"] * len(node.inputs)
     layout[1] = draw(st.sampled_from(["dense", "pitched", "swapped"]), "layout of the keys")
+    return node, layout
+
+
+@here
+@settings(max_examples=10, deadline=None)
+@given(case=attentions())
+def test_any_attention_on_a_matrix_unit(case):
+    node, layout = case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention.split_bf16, "pays", lambda _: True)
         check(
@@ -97,6 +102,20 @@ def test_any_attention(data):
             layout=layout,
             tolerance=TOLERANCE,
             isas=[SMALL_CACHE],
+        )
+
+
+@settings(max_examples=15, deadline=None)
+@given(case=attentions())
+def test_any_attention_without_one(case):
+    node, layout = case
+    small = [replace(isa, l2=1 << 16, bf16_tiles=False) for isa in BOTH_ISAS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_products, "FEWEST_TILES", 1)
+        check(
+            *(attention.lower, node.attrs["body"], arrays(*(v.shape for v in node.inputs))),
+            layout=layout,
+            isas=small,
         )
 
 
@@ -173,10 +192,16 @@ def test_a_matrix_unit_takes_all_of_it():
     assert kernels_for(TILES) == ["attention"]
 
 
-def test_without_one_the_members_are_planned_one_by_one():
-    assert kernels_for(ISAS["avx512"]) == ["dot_general", "row", "dot_general"]
+@pytest.mark.parametrize("name", ISAS)
+def test_so_do_fused_multiply_adds(name):
+    assert kernels_for(ISAS[name]) == ["attention"]
+
+
+def test_members_are_planned_one_by_one_where_few_rows_read_the_keys():
+    few = [(3, 5, 64), (3, 256, 64), (3, 256, 64)]
+    assert kernels_for(ISAS["avx512"], shapes=few) == ["dot_general", "row", "dot_general"]
     with pytest.raises(CompileError, match="does not pay"):
-        body = joined(attend, *QKV).attrs["body"]
+        body = joined(attend, *few).attrs["body"]
         views = [dense(v.tensor) for v in (*body.inputs, *body.outputs)]
         attention.lower(Task(body, tuple(views[:-1]), tuple(views[-1:]), ISAS["avx2"], 2))
 

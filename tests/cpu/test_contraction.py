@@ -181,10 +181,12 @@ def test_results_do_not_depend_on_the_plan(data):
 
     def lower(task):
         shape = contraction_plan.shape_of(canonicalise(task), task.isa)
+        flat = shape.height.size > 1 and draw(st.booleans())
+        shape = replace(shape, flat=flat)
         return contraction.lower(task, _any_plan(draw, shape, task.isa, constant))
 
-    isas = [draw(st.sampled_from(BOTH_ISAS))]
-    check(lower, body, arrays, isas=isas, constants=[1] if constant else [])
+    isas, out = [draw(st.sampled_from(BOTH_ISAS))], draw(st.sampled_from(["dense", "pitched"]))
+    check(lower, body, arrays, (), out, isas=isas, constants=[1] if constant else [])
 
 
 def _any_plan(draw, shape, isa, constant):
@@ -204,10 +206,31 @@ def _any_plan(draw, shape, isa, constant):
         fetch_ahead=constant and draw(st.booleans()),
         fetch_results=draw(st.booleans()),
         run=draw(st.sampled_from([0, 3, 10, 32, 100])),
+        flat=shape.flat,
     )
     if draw(st.booleans()):
         return replace(plan, chunk=4 * draw(st.integers(1, 5)), tap_loops=len(shape.taps))
     return replace(plan, tap_loops=draw(st.integers(0, len(shape.taps))))
+
+
+def test_tiles_of_small_maps_run_through_their_lines():
+    """A tile of one line wastes registers; the result lies within a border here."""
+    body = body_of(convolve(), (1, 7, 7, 256), (1, 1, 256, 512))
+    x, w = (operand(np.empty(v.shape, np.float32)) for v in body.inputs)
+    y = operand(np.empty((1, 9, 9, 512), np.float32)[:, 1:-1, 1:-1])
+    isa = ISAS["avx512"]
+    shape = contraction_plan.shape_of(canonicalise(Task(body, (x, w), (y,), isa, 1)), isa)
+    plan = contraction_plan.choose(shape, True, isa, 1)
+    assert plan.flat and plan.tiling.width.extent == 49
+
+
+def test_threads_share_rows_if_others_wrote_what_they_would_read():
+    body = body_of(matmul, (196, 1024), (1024, 256))
+    x, w, y = (operand(np.empty(v.shape, np.float32)) for v in (*body.inputs, body.outputs[0]))
+    isa = ISAS["avx512"]
+    shape = contraction_plan.shape_of(canonicalise(Task(body, (x, w), (y,), isa, 2)), isa)
+    plan = contraction_plan.choose(shape, True, isa, 2)
+    assert plan.row_blocks % 2 == 0 and plan.panel_blocks == 1
 
 
 @settings(max_examples=30)

@@ -66,6 +66,14 @@ def test_exponentials_are_normal_or_zero():
     np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=1e-6, atol=least)
 
 
+def test_exponentials_reach_infinity_where_they_should_and_keep_any_nan():
+    last = np.nextafter(np.float32(88.7228394), np.float32(0))
+    y = run("exponential", np.array([last, np.nextafter(last, np.float32(100)), 1000], np.float32))
+    np.testing.assert_allclose(y, [np.exp(np.float64(last)), np.inf, np.inf], rtol=1e-6)
+    nans = np.array([0x7FC00000, 0x7FC001FF, 0x7FFFFFFF, 0xFFC000AA], np.uint32)
+    assert np.isnan(run("exponential", nans.view(np.float32))).all()
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_special_values(name):

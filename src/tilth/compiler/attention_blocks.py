@@ -20,12 +20,16 @@ _MOST_BLOCKS = 64  # each is code of its own
 Range = tuple[int, int]
 
 
-def block_attention(graph: Graph, most_bytes: int) -> Graph:
-    """`graph` with the scores of attention in blocks of about so many bytes at most."""
+def block_attention(graph: Graph, most_bytes: int, only_shared: bool = False) -> Graph:
+    """`graph` with the scores of attention in blocks of about so many bytes at most.
+
+    `only_shared`: only where several heads share their keys or values.
+    """
 
     def visit(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
         (new, *_) = results = clone(node, inputs)
-        if len(results) == 1 and _is_attention(new.node):
+        wanted = len(results) == 1 and _is_attention(new.node)
+        if wanted and (not only_shared or _shares_heads(new.node)):
             return (_in_blocks(new.node, most_bytes),)
         return results
 
@@ -40,14 +44,32 @@ def _is_attention(node: Node) -> bool:
     rank = softmax.outputs[0].tensor.rank
     if softmax.attrs["axis"] != rank - 1 or not _is_batched(node, rank):
         return False
-    scores = softmax.inputs[0]
-    while is_elementwise(scores.node):
-        scores = max(scores.node.inputs, key=lambda v: v.tensor.size)
+    scores = _scores(softmax)
     return (
         scores.op == "dot_general"
         and scores.shape == softmax.outputs[0].shape
         and _is_batched(scores.node, rank)
     )
+
+
+def _scores(softmax: Node) -> Value:
+    """What the softmax is taken of, before scales and masks."""
+    scores = softmax.inputs[0]
+    while is_elementwise(scores.node):
+        scores = max(scores.node.inputs, key=lambda v: v.tensor.size)
+    return scores
+
+
+def _shares_heads(node: Node) -> bool:
+    """Are the keys or values of this attention repeated for several heads?"""
+    keys, values = _scores(node.inputs[0].node).node.inputs[1], node.inputs[1]
+    return any(map(_is_repeated, (keys, values)))
+
+
+def _is_repeated(value: Value) -> bool:
+    while value.op in ("reshape", "transpose"):
+        value = value.node.inputs[0]
+    return value.op == "broadcast_in_dim"
 
 
 def _is_batched(node: Node, rank: int) -> bool:

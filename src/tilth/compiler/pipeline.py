@@ -84,8 +84,10 @@ TARGET = (
     Pass("integer products", _table(*integer_products.RULES), lambda traits: traits.byte_products),
     Pass(
         "attention in blocks",
-        lambda graph, traits: block_attention(graph, traits.most_score_bytes),
-        lambda traits: traits.most_score_bytes > 0 and not traits.streams_attention,
+        lambda graph, traits: block_attention(
+            graph, traits.most_score_bytes, traits.streams_attention
+        ),
+        lambda traits: traits.most_score_bytes > 0 and not traits.shared_heads,
     ),
     Pass("decompose", lambda graph, traits: decompose(graph, traits.composites)),
     *(FOLD, SIMPLIFY),

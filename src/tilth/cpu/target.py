@@ -39,7 +39,8 @@ class CpuTarget:
             byte_products=bool(self.isa.byte_dot),
             images_for_volumes=True,
             dense_windows=not self.isa.bf16_tiles,  # a matrix unit needs no Winograd
-            streams_attention=self.isa.bf16_tiles,
+            streams_attention=True,
+            shared_heads=self.isa.bf16_tiles,
             most_score_bytes=self.isa.l2 * 3 // 2,  # two cores hold them, and what they come from
         )
 

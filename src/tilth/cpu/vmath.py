@@ -75,6 +75,7 @@ _MAGIC = 12582912.0  # 1.5 * 2**23: adding it rounds to an integer, left in the 
 _MAGIC_BITS = 0x4B400000
 
 _LEAST_EXPONENT = -87.336544  # e to it is the least normal number
+_INFINITE_EXPONENT = 88.7228394  # e to it is infinite in f32, to the number before it is not
 
 # descending powers; (e**r - 1 - r) / r**2 on |r| <= ln(2) / 2
 _EXP = (0.000199193804, 0.00139472249, 0.00833326299, 0.0416662544, 0.166666672, 0.5)
@@ -115,16 +116,14 @@ def _power_of_two(e: Emitter, n: Val, floats: ll.Type) -> Val:
     return e.b.bitcast(e.b.shl(biased, e.const(n.type, 23)), floats)
 
 
-def _reduce_exponent(e: Emitter, x: Val) -> tuple[Val, Val, Val]:
-    """(n, r, e**r - 1 - r) with x = n ln 2 + r and |r| <= ln(2) / 2; n as i32."""
+def _reduce_exponent(e: Emitter, x: Val) -> tuple[Val, Val]:
+    """(n, r) with x = n ln 2 + r and |r| <= ln(2) / 2; n as i32 plus _MAGIC_BITS."""
     type_ = x.type
     shifted = e.fma(x, e.const(type_, 1 / math.log(2)), e.const(type_, _MAGIC))
     n = e.b.fsub(shifted, e.const(type_, _MAGIC))
     r = e.fma(n, e.const(type_, -_LN2_HIGH), x)
     r = e.fma(n, e.const(type_, -_LN2_LOW), r)
-    rest = e.b.fmul(_polynomial(e, r, _EXP), e.b.fmul(r, r))
-    integer = e.b.sub(e.b.bitcast(shifted, _ints(x)), e.const(_ints(x), _MAGIC_BITS))
-    return integer, r, rest
+    return e.b.bitcast(shifted, _ints(x)), r
 
 
 def _at_most(e: Emitter, x: Val, high: float) -> Val:
@@ -145,20 +144,23 @@ def _copysign(e: Emitter, magnitude: Val, sign: Val) -> Val:
 
 # -- functions -----------------------------------------------------------------------------------
 def _exponential(e: Emitter, x: Val) -> Val:
-    zero, one = e.const(x.type, 0.0), e.const(x.type, 1.0)
+    one = e.const(x.type, 1.0)
     vanishes = e.b.fcmp_ordered("<", x, e.const(x.type, _LEAST_EXPONENT))
-    n, r, rest = _reduce_exponent(e, _at_most(e, e.b.select(vanishes, zero, x), 89.0))
-    mantissa = e.b.fadd(e.b.fadd(rest, r), one)
-    half = e.b.ashr(n, e.const(n.type, 1))  # two factors reach infinity
-    scaled = e.b.fmul(mantissa, _power_of_two(e, half, x.type))
-    result = e.b.fmul(scaled, _power_of_two(e, e.b.sub(n, half), x.type))
-    return e.b.select(vanishes, zero, result)
+    n, r = _reduce_exponent(e, x)
+    mantissa = e.fma(e.fma(_polynomial(e, r, _EXP), r, one), r, one)
+    # between these bounds adding n to the exponent, all else is shifted out, gives a normal number
+    exponent = e.b.shl(n, e.const(n.type, 23))
+    scaled = e.b.bitcast(e.b.add(e.b.bitcast(mantissa, n.type), exponent), x.type)
+    finite = e.b.fcmp_ordered("<", x, e.const(x.type, _INFINITE_EXPONENT))
+    result = e.b.select(finite, scaled, e.b.fadd(x, e.const(x.type, math.inf)))
+    return e.b.select(vanishes, e.const(x.type, 0.0), result)
 
 
 def _exponential_minus_one(e: Emitter, x: Val) -> Val:
     one = e.const(x.type, 1.0)
-    n, r, rest = _reduce_exponent(e, _at_least(e, _at_most(e, x, 60.0), -80.0))
-    scale = _power_of_two(e, n, x.type)
+    n, r = _reduce_exponent(e, _at_least(e, _at_most(e, x, 60.0), -80.0))
+    rest = e.b.fmul(_polynomial(e, r, _EXP), e.b.fmul(r, r))
+    scale = _power_of_two(e, e.b.sub(n, e.const(n.type, _MAGIC_BITS)), x.type)
     near = e.fma(scale, e.b.fadd(rest, r), e.b.fsub(scale, one))  # no cancellation around 0
     large = e.b.fcmp_ordered(">", x, e.const(x.type, 60.0))
     result = e.b.select(large, e.b.fsub(_exponential(e, x), one), near)

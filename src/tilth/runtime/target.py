@@ -32,7 +32,7 @@ class Traits:
     than those of floats. Where algorithms with fewer products want it, `images_for_volumes` makes
     convolutions of volumes ones of images, and `dense_windows` dilated ones dense. Attention with
     more than `most_score_bytes` of scores is computed in blocks, unless the target does so itself
-    (`streams_attention`); 0 means never.
+    (`streams_attention`, and `shared_heads` if heads may share keys and values); 0 means never.
     """
 
     composites: frozenset[str] = frozenset()
@@ -44,10 +44,17 @@ class Traits:
     dense_windows: bool = False
     most_score_bytes: int = 0
     streams_attention: bool = False
+    shared_heads: bool = False
 
     def term_by_term(self) -> Traits:
         """These traits where all products of the model are computed as they are."""
-        return replace(self, images_for_volumes=False, dense_windows=False, streams_attention=False)
+        return replace(
+            self,
+            images_for_volumes=False,
+            dense_windows=False,
+            streams_attention=False,
+            shared_heads=False,
+        )
 
 
 @dataclass(frozen=True, slots=True)

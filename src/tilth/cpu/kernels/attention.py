@@ -1,10 +1,11 @@
 """Attention, depth first: scores, softmax and the product with the values, by blocks of rows.
 
 Scores of a block stay in scratch, within the core's own L2, and threads wait for each other once
-instead of three times. Keys and values are split for the matrix unit once per head, not once per
-block (the blocking of FlashAttention, Dao et al. 2022, without its running maximum: rows are never
-cut). The members are the ordinary kernels with blocks of rows as work items. They see the scores
-as a whole tensor; base pointers are moved so that the block's rows lie where it would have them.
+instead of three times. Keys and values are packed once per head, not once per block (the blocking
+of FlashAttention, Dao et al. 2022, without its running maximum: rows are never cut). The members
+are the ordinary kernels with blocks of rows as work items, see `attention_products`. They see the
+scores as a whole tensor; base pointers are moved so that the block's rows lie where it would have
+them.
 """
 
 from __future__ import annotations
@@ -17,21 +18,19 @@ import llvmlite.ir as ll
 from tilth.cpu.emit import I64, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand, Task, once, row_major
-from tilth.cpu.kernels import row, split_bf16, split_bf16_emit
+from tilth.cpu.kernels import row, split_bf16
+from tilth.cpu.kernels.attention_products import Needs, Product, Split, Tiled
 from tilth.cpu.kernels.contraction_epilogue import step
 from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_geometry import aligned
-from tilth.cpu.kernels.matrix_unit import ROWS
 from tilth.cpu.kernels.packing import conflict_free
 from tilth.cpu.kernels.pieces import even_part
 from tilth.cpu.kernels.space import decode, kernel_emitter, touched_bytes
-from tilth.cpu.kernels.split_bf16_plan import Plan, problem_of
 from tilth.ir.errors import CompileError
 from tilth.ir.graph import Graph, Node
 from tilth.ir.types import f32
 
 _SHARE_OF_L2 = 0.8  # that keys, values and what belongs to a block may take
-_FEWEST_ROWS = 2 * ROWS  # of a block: a pair of row tiles
 
 
 @dataclass(frozen=True)
@@ -76,19 +75,15 @@ def lower(task: Task) -> Kernel:
     """A kernel for a fusion of kind `attention`. Raises CompileError where it does not pay."""
     if not pays(task):
         raise CompileError("this attention does not pay as one kernel; plan its members instead")
-    attention, (scores, softmax, values) = attention_of(task.body), _tasks(task)
-    blocks = _blocks(task)
-    plans = [_plan(member, blocks) for member in (scores, values)]
-    kernels = [
-        split_bf16.lower(scores, plans[0]),
-        row.lower_rows(softmax),
-        split_bf16.lower(values, plans[1]),
-    ]
+    scores, softmax, values = _tasks(task)
+    way, pair, blocks = _way(task), (scores, values), _blocks(task)
+    products = [way.product(pair, i, blocks) for i in range(2)]
+    kernels = [products[0].kernel, row.lower_rows(softmax), products[1].kernel]
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
-        return _Blocks(module, isa, name, task, kernels, plans).emit()
+        return _Blocks(module, isa, name, task, kernels, products).emit()
 
-    packed = sum(aligned(plan.problem.right) for plan in plans)
+    packed = sum(aligned(product.right) for product in products)
     return Kernel(
         name="attention",
         key=("attention", tuple(k.key for k in kernels), task.layouts),
@@ -96,22 +91,29 @@ def lower(task: Task) -> Kernel:
         items=_heads(scores) * blocks,
         flops=sum(k.flops for k in kernels),
         bytes=touched_bytes(task.views),
-        scratch=packed + _nbytes(attention, plans[0]) + max(k.scratch for k in kernels),
-        algorithm=f"split bf16, {blocks} blocks of {plans[0].block_tiles} row tiles",
+        scratch=packed + _nbytes(task) + max(k.scratch for k in kernels),
+        algorithm=f"{way.name}, {blocks} blocks of {_block_tiles(task)} row tiles",
     )
 
 
 def pays(task: Task) -> bool:
-    """Can the matrix unit compute both products, and does it want to, or are there so many scores
-    that it should?"""
+    """Can both products be computed by blocks, and is that expected to be faster?
+
+    With a matrix unit it is if that wants to compute both, or if there are so many scores that it
+    should.
+    """
     attention, (scores, _, values) = attention_of(task.body), _tasks(task)
-    products = (scores, values)
-    if not all(split_bf16.plans(member) and _by_heads(member) for member in products):
+    products = scores, values
+    if not (all(map(_by_heads, products)) and _way(task).fits(products)):
         return False
     if _heads(scores) != _heads(values):
         return False
     many = math.prod(attention.between.shape) * f32.nbytes > task.isa.l2
-    return many or all(map(split_bf16.pays, products))
+    return not task.isa.bf16_tiles or many or all(map(split_bf16.pays, products))
+
+
+def _way(task: Task) -> Split | Tiled:
+    return Split() if task.isa.bf16_tiles else Tiled()
 
 
 def _heads(task: Task) -> int:
@@ -135,9 +137,7 @@ def _by_heads(task: Task) -> bool:
         steps == sorted(steps, reverse=True)
         for steps in ([abs(result.strides[i]) for i in loops] for loops in (moving, sharing))
     )
-    problem = problem_of(form)
-    columns = [loop.size for loop in form.n]
-    return in_order and columns == [result.shape[-1]] and problem.rows == problem.wanted
+    return in_order
 
 
 @once
@@ -159,30 +159,33 @@ def _tasks(task: Task) -> tuple[Task, Task, Task]:
     return scores, softmax, values
 
 
-def _plan(task: Task, blocks: int) -> Plan:
-    """Whose right operand is in scratch, as if it were constant."""
-    problem = problem_of(canonicalise(task))
-    return Plan(problem, constant=True, row_blocks=blocks, panel_blocks=1)
-
-
 @once
 def _blocks(task: Task) -> int:
     """Blocks of rows per head: so many that one stays in L2 beside keys and values, and that all
     threads get as many."""
-    attention, (scores, _, values) = attention_of(task.body), _tasks(task)
-    problems = [problem_of(canonicalise(member)) for member in (scores, values)]
-    each = attention.pitch + sum(p.pitch for p in problems)
-    room = _SHARE_OF_L2 * task.isa.l2 - sum(p.right for p in problems)
-    rows = max(_FEWEST_ROWS, int(room / each) // _FEWEST_ROWS * _FEWEST_ROWS)
-    blocks = -(-problems[0].rows // rows)
-    if _heads(scores) % task.threads:
+    attention, needs = attention_of(task.body), _needs(task)
+    fewest = _way(task).fewest * needs.tile
+    room = _SHARE_OF_L2 * task.isa.l2 - needs.right
+    fit = int(room / (attention.pitch + needs.row)) // fewest * fewest
+    blocks = -(-needs.rows // max(fewest, fit))
+    if _heads(_tasks(task)[0]) % task.threads:
         blocks = -(-blocks // task.threads) * task.threads
-    return min(blocks, problems[0].row_tiles)
+    return min(blocks, needs.tiles)
 
 
-def _nbytes(attention: Attention, plan: Plan) -> int:
+def _needs(task: Task) -> Needs:
+    scores, _, values = _tasks(task)
+    return _way(task).needs((scores, values))
+
+
+def _block_tiles(task: Task) -> int:
+    """Tiles of rows in the largest block."""
+    return -(-_needs(task).tiles // _blocks(task))
+
+
+def _nbytes(task: Task) -> int:
     """Scratch for the scores of a block."""
-    return aligned(plan.block_tiles * ROWS * attention.pitch)
+    return aligned(_block_tiles(task) * _needs(task).tile * attention_of(task.body).pitch)
 
 
 class _Blocks:
@@ -196,56 +199,53 @@ class _Blocks:
         name: str,
         task: Task,
         kernels: list[Kernel],
-        plans: list[Plan],
+        products: list[Product],
     ):
-        self.attention, self.plan = attention_of(task.body), plans[0]
-        self.heads = _heads(_tasks(task)[0])
+        self.attention, self.products = attention_of(task.body), products
+        self.heads, self.blocks = _heads(_tasks(task)[0]), _blocks(task)
+        self.needs = _needs(task)
         self.functions = [k.emit(module, isa, f"{name}.{i}") for i, k in enumerate(kernels)]
         values = (*task.body.inputs, task.body.outputs[0])
         self.e, pointers = kernel_emitter(module, isa, name, len(values))
         self.pointers = dict(zip(values, pointers, strict=True))
         scratch, self.begin, self.end, _ = self.e.args[len(values) :]
-        self.right: dict[Node, tuple[Plan, Val, ll.Function]] = {}  # split, where, by whom
-        for member, of, plan in zip(self.attention.products, _tasks(task)[::2], plans, strict=True):
-            split = split_bf16_emit.emit_right(
-                module, isa, f"{name}.right{len(self.right)}", plan, of
-            )
-            self.right[member] = plan, scratch, split
-            scratch = self.e.offset(scratch, aligned(plan.problem.right))
+        self.right: dict[Node, tuple[Product, Val, ll.Function]] = {}  # packed, where, by whom
+        for member, product in zip(self.attention.products, products, strict=True):
+            pack = product.emit_right(module, isa, f"{name}.right{len(self.right)}")
+            self.right[member] = product, scratch, pack
+            scratch = self.e.offset(scratch, aligned(product.right))
         self.scores = scratch
-        self.scratch = self.e.offset(scratch, _nbytes(self.attention, plans[0]))
-        for function in (*self.functions, *(split for _, _, split in self.right.values())):
+        self.scratch = self.e.offset(scratch, _nbytes(task))
+        for function in (*self.functions, *(pack for _, _, pack in self.right.values())):
             function.attributes.add("noinline")
 
     def emit(self) -> ll.Function:
-        e, shape = self.e, (self.heads, self.plan.row_blocks)
+        e, shape = self.e, (self.heads, self.blocks)
         with e.loop(self.begin, self.end) as item:
             head, block = (e.i64(i) for i in decode(e, item, shape))
             first = e.b.icmp_signed("==", block, I64(0))
             with e.when(e.b.or_(first, e.b.icmp_signed("==", item, self.begin))):
                 for member in self.right:
-                    self._split_right(member, head)
+                    self._pack_right(member, head)
             self._block(item, head, block)
         return e.finish()
 
-    def _split_right(self, member: Node, head: Val) -> None:
-        """Split the keys or the values of a head."""
-        plan, packed, split = self.right[member]
-        source, outer = self.pointers[member.inputs[plan.problem.form.rhs]], plan.problem.outer
-        index = decode(self.e, head, tuple(loop.size for loop in outer))
-        for i, loop in zip(index, outer, strict=True):
+    def _pack_right(self, member: Node, head: Val) -> None:
+        """Pack the keys or the values of a head."""
+        product, packed, pack = self.right[member]
+        source = self.pointers[member.inputs[product.rhs]]
+        index = decode(self.e, head, tuple(loop.size for loop in product.outer))
+        for i, loop in zip(index, product.outer, strict=True):
             source = step(self.e, source, i, loop.strides[RHS] * f32.nbytes)
-        self.e.b.call(split, [source, packed])
+        self.e.b.call(pack, [source, packed])
 
     def _block(self, item: Val, head: Val, block: Val) -> None:
         """All members for a block of rows."""
-        e, attention, plan = self.e, self.attention, self.plan
-        rows = I64(plan.problem.rows)
-        edges = even_part(e, block, plan.problem.row_tiles, plan.row_blocks)
-        earlier = e.b.mul(head, rows)
-        start, stop = (
-            e.b.add(earlier, e.intrinsic("smin", e.b.mul(e.i64(i), I64(ROWS)), rows)) for i in edges
-        )
+        e, attention = self.e, self.attention
+        edges = even_part(e, block, self.needs.tiles, self.blocks)
+        earlier = e.b.mul(head, I64(self.needs.rows))
+        first_row = self.products[0].first_row
+        start, stop = (e.b.add(earlier, first_row(e, e.i64(i))) for i in edges)
         between = step(e, self.scores, start, -attention.pitch)
         known = self.pointers | {
             member.outputs[0]: between for member in (attention.scores, attention.softmax)
@@ -255,6 +255,6 @@ class _Blocks:
         for function, member, range_ in zip(self.functions, attention.members, ranges, strict=True):
             args = [known[v] for v in (*member.inputs, member.outputs[0])]
             if member in self.right:
-                plan, packed, _ = self.right[member]
-                args[plan.problem.form.rhs] = step(e, packed, head, -plan.problem.right)
+                product, packed, _ = self.right[member]
+                args[product.rhs] = step(e, packed, head, -product.right)
             e.b.call(function, [*args, self.scratch, *range_, I64(0)])

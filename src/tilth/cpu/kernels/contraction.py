@@ -15,7 +15,7 @@ from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels import contraction_bytes, contraction_emit, contraction_plan
 from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_geometry import Geometry
-from tilth.cpu.kernels.contraction_plan import Plan, Shape
+from tilth.cpu.kernels.contraction_plan import Plan, Shape, shape_of
 from tilth.cpu.kernels.packing import packed_panels
 from tilth.cpu.kernels.pairwise import RUN
 from tilth.cpu.kernels.space import body_key, kernel_emitter, require_dtypes, touched_bytes
@@ -34,9 +34,10 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
     shape, constant = _problem(task)
     form, operands = shape.form, task.operands
     plan = plan or contraction_plan.choose(shape, constant, task.isa, task.threads)
+    shape = replace(shape, flat=plan.flat)
     geometry = Geometry(shape, plan, contraction_bytes.views(form, operands), task.results[0])
     packed = {}
-    if plan.rhs == "packed":
+    if plan.rhs == "packed" and constant:  # else the caller packs it, see `emit_right`
         plain = Shape(canonicalise(task), shape.lanes)
         moving = [loop for loop in plain.outer if loop.strides[RHS]]
         packed[form.rhs] = packed_panels(
@@ -63,6 +64,15 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
         algorithm=_describe(shape, geometry),
         packed=packed,
     )
+
+
+def emit_right(task: Task, plan: Plan, module: ll.Module, isa: Isa, name: str) -> ll.Function:
+    """Define f(source, packed), which packs a right operand that is not constant, for one turn of
+    the outer loops, as a kernel by such a plan reads it."""
+    form = contraction_bytes.canonicalise(task)
+    views = contraction_bytes.views(form, task.operands)
+    geometry = Geometry(shape_of(form, task.isa), plan, views, task.results[0])
+    return contraction_emit.emit_right(module, isa, name, geometry, task.operands)
 
 
 def lower_exact(task: Task) -> Kernel:
@@ -94,7 +104,7 @@ def plans(task: Task) -> list[Plan]:
 def _problem(task: Task) -> tuple[Shape, bool]:
     """What plans are made for: the canonical form, and whether its right operand is constant."""
     form = contraction_bytes.canonicalise(task)
-    return contraction_plan.shape_of(form, task.isa), task.is_constant(form.rhs)
+    return shape_of(form, task.isa), task.is_constant(form.rhs)
 
 
 def _nothing(pointers: int) -> Kernel:
@@ -111,6 +121,8 @@ def _describe(shape: Shape, g: Geometry) -> str:
     words = [f"direct {plan.tiling.name}", f"{plan.rhs} rhs"]
     if shape.form.quads:
         words.append("four bytes at once")
+    if plan.flat:
+        words.append(f"lines of {shape.line} as one")
     if plan.copy_lhs:
         words.append("copied lhs")
     if g.depth_blocks > 1:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import llvmlite.ir as ll
 
-from tilth.cpu.emit import I64, Val
+from tilth.cpu.emit import I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Operand
-from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
+from tilth.cpu.kernels.contraction_epilogue import Epilogue, line_of, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_parts import Parts
@@ -24,12 +24,48 @@ from tilth.cpu.kernels.pieces import by_size, either, even_part, piece_start
 from tilth.cpu.kernels.space import decode, kernel_emitter
 from tilth.cpu.kernels.tiles import Cover
 
+Range = tuple[int | Val, int | Val]
+
 
 def emit(
     module: ll.Module, isa: Isa, name: str, geometry: Geometry, operands: tuple[Operand, ...]
 ) -> ll.Function:
     """Define the kernel function `name` and its micro-kernels."""
     return _Nest(module, isa, name, geometry, operands).emit()
+
+
+def emit_right(
+    module: ll.Module, isa: Isa, name: str, g: Geometry, operands: tuple[Operand, ...]
+) -> ll.Function:
+    """Define f(source, packed): all panels of the right operand for one turn of the outer loops."""
+    parts = Parts(module, isa, name, g, Epilogue(g.shape, operands, g.dtypes[RESULT]))
+    e = Emitter(module, isa, name, [PTR, PTR])
+    _pack_panels(e, g, parts, e.args[0], e.args[1], (0, g.plan.tiling.panels.count))
+    return e.finish()
+
+
+def _pack_panels(
+    e: Emitter, g: Geometry, parts: Parts, source: Val, packed: Val, panels: Range
+) -> None:
+    """Pack some panels of the right operand; both pointers are at panel 0."""
+    shape, cover = g.shape, g.plan.tiling.panels
+    column = shape.lanes * g.stride(shape.columns, RHS)
+    whole = cover.width * g.unit * shape.form.depth
+    first, stop = (e.b.mul(e.i64(p), I64(cover.width)) for p in panels)
+    with e.loop(first, e.intrinsic("smin", stop, I64(shape.vectors))) as vector:
+        panel, within = (f(vector, I64(cover.width)) for f in (e.b.udiv, e.b.urem))
+        ends = e.b.icmp_signed("==", panel, I64(cover.count - 1))
+        pitch = e.b.select(ends, I64(cover.last * g.unit), I64(cover.width * g.unit))
+        target = step(e, step(e, packed, panel, whole), within, g.unit)
+        args = [step(e, source, vector, column), target, pitch]
+        if shape.tail is None:
+            e.b.call(parts.pack(None), args)
+        else:
+            either(
+                *(e, e.b.icmp_signed("==", vector, I64(shape.vectors - 1))),
+                lambda: e.b.call(parts.pack(shape.tail), args),
+                lambda: e.b.call(parts.pack(None), args),
+            )
 
 
 class _Nest:
@@ -94,9 +130,7 @@ class _Nest:
         return moved
 
     # -- copies ------------------------------------------------------------------------------
-    def _copy_lhs(
-        self, pointers: list[Val], rows: tuple[int | Val, int | Val], block: Val | None
-    ) -> list[Val]:
+    def _copy_lhs(self, pointers: list[Val], rows: Range, block: Val | None) -> list[Val]:
         """Copy the block's rows; gives the pointers with the left one as if at row (0, 0)."""
         if not self.plan.copy_lhs:
             return pointers
@@ -119,35 +153,15 @@ class _Nest:
         back = e.b.neg(e.b.mul(e.i64(first), I64(g.pitch * across)))
         return [e.offset(e.offset(self.scratch, g.lhs_at), back), *pointers[1:]]
 
-    def _copy_rhs(self, pointers: list[Val], panels: tuple[int | Val, int | Val]) -> list[Val]:
+    def _copy_rhs(self, pointers: list[Val], panels: Range) -> list[Val]:
         """Pack the block of panels; gives the pointers with the right one as if at panel 0."""
         if self.plan.rhs != "copied":
             return pointers
-        e, g, shape = self.e, self.g, self.shape
-        width, vectors = self.plan.tiling.panels.width, shape.vectors
-        last_panel = self.plan.tiling.panels.count - 1
-        column = shape.lanes * g.stride(shape.columns, RHS)
-        whole = width * g.unit * shape.form.depth
+        e, g = self.e, self.g
+        whole = self.plan.tiling.panels.width * g.unit * self.shape.form.depth
         packed = e.offset(self.scratch, g.rhs_at)
         packed = e.offset(packed, e.b.mul(e.i64(panels[0]), I64(-whole)))
-        first, stop = (e.b.mul(e.i64(p), I64(width)) for p in panels)
-        with e.loop(first, e.intrinsic("smin", stop, I64(vectors))) as vector:
-            panel, within = e.b.udiv(vector, I64(width)), e.b.urem(vector, I64(width))
-            ends = e.b.icmp_signed("==", panel, I64(last_panel))
-            in_last = I64(self.plan.tiling.panels.last * g.unit)
-            pitch = e.b.select(ends, in_last, I64(width * g.unit))
-            source = step(e, pointers[RHS], vector, column)
-            target = step(e, step(e, packed, panel, whole), within, g.unit)
-            cut_off = e.b.icmp_signed("==", vector, I64(vectors - 1))
-            args = [source, target, pitch]
-            if shape.tail is None:
-                e.b.call(self.parts.pack(None), args)
-            else:
-                either(
-                    *(e, cut_off),
-                    lambda: e.b.call(self.parts.pack(shape.tail), args),
-                    lambda: e.b.call(self.parts.pack(None), args),
-                )
+        _pack_panels(e, g, self.parts, pointers[RHS], packed, panels)
         return [pointers[LHS], packed, *pointers[RESULT:]]
 
     def _copy_taps(self, taps: list[Loop], source: Val, target: Val, run: int | Val) -> None:
@@ -163,7 +177,8 @@ class _Nest:
 
     def _rows(self, pointer: Val, tensor: int, h: int | Val, w: int | Val) -> Val:
         pointer = step(self.e, pointer, h, self.g.stride(self.shape.height, tensor))
-        return step(self.e, pointer, w, self.g.stride(self.shape.width, tensor))
+        pointer = step(self.e, pointer, w, self.g.stride(self.shape.width, tensor))
+        return step(self.e, pointer, line_of(self.e, self.shape, w), self.g.gaps[tensor])
 
     # -- depth -------------------------------------------------------------------------------
     def _depth_offset(self, pointer: Val, block: Val, taps: Sequence[int], inner: int) -> Val:
@@ -185,8 +200,8 @@ class _Nest:
     def _tiles(
         self,
         pointers: list[Val],
-        rows: tuple[int | Val, int | Val],
-        panels: tuple[int | Val, int | Val],
+        rows: Range,
+        panels: Range,
         panel: Val,
         block: Val,
     ) -> None:
@@ -207,8 +222,8 @@ class _Nest:
     def _panel_tiles(
         self,
         pointers: list[Val],
-        rows: tuple[int | Val, int | Val],
-        panels: tuple[int | Val, int | Val],
+        rows: Range,
+        panels: Range,
         panel: Val,
         block: Val,
         vectors: int,
@@ -267,21 +282,24 @@ class _Nest:
         e, g, tiling = self.e, self.g, self.plan.tiling
         h, w = self._start(tiling.height, i), self._start(tiling.width, j)
         moved = [self._rows(p, tensor, h, w) for tensor, p in enumerate(pointers)]
-        high, wide = g.row_strides
-        moved[LHS] = step(e, step(e, pointers[LHS], h, high), w, wide)
+        if self.plan.copy_lhs:
+            high, wide = g.row_strides
+            moved[LHS] = step(e, step(e, pointers[LHS], h, high), w, wide)
+        within = [e.b.urem(e.i64(w), I64(self.shape.line))] * self.shape.flat
 
         def call(th: int, tw: int) -> None:
             micro = self.parts.microkernel(th, tw, vectors, last)
-            flags = [*self._flags(block), *ahead]
+            flags = [*self._flags(block), *ahead, *within]
             e.b.call(micro, [moved[LHS], moved[RHS], slot, *moved[RESULT:], *flags])
             if self.plan.deferred:
                 finish = self.parts.finish(th, tw, vectors, last)
+                args = [slot, *moved[RESULT:], *within]
                 if g.depth_blocks == 1:
-                    e.b.call(finish, [slot, *moved[RESULT:]])
+                    e.b.call(finish, args)
                     return
                 done = e.b.icmp_signed("==", block, I64(g.depth_blocks - 1))
                 with e.when(done):
-                    e.b.call(finish, [slot, *moved[RESULT:]])
+                    e.b.call(finish, args)
 
         by_size(
             *(e, tiling.height, i),
@@ -291,7 +309,7 @@ class _Nest:
     def _following(
         self,
         rhs: Val,
-        panels: tuple[int | Val, int | Val],
+        panels: Range,
         panel: Val,
         block: Val,
         vectors: int,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tilth.cpu.access import load, store
-from tilth.cpu.emit import Emitter, Val
+from tilth.cpu.emit import I64, Emitter, Val
 from tilth.cpu.expression import convert, evaluate
 from tilth.cpu.kernel import Operand
 from tilth.cpu.kernels.contraction_form import FIRST_EXTRA, RESULT
@@ -63,14 +63,16 @@ class Epilogue:
             at = self._column(e, pointers[0], 0, v)
             store(e, value, at, self.result, self._lane_stride(0), count)
 
-    def row(self, e: Emitter, pointers: Sequence[Val], h: int | Val, w: int | Val) -> list[Val]:
-        """The pointers moved to row (h, w) of the tile."""
+    def row(
+        self, e: Emitter, pointers: Sequence[Val], h: int | Val, w: int | Val, line: int | Val = 0
+    ) -> list[Val]:
+        """The pointers moved to row (h, w) of the tile, so many lines of the map further."""
         moved = []
         for i, pointer in enumerate(pointers):
             size, tensor = self.dtypes[i].nbytes, RESULT + i
             for index, loop in ((h, self.shape.height), (w, self.shape.width)):
                 pointer = step(e, pointer, index, loop.strides[tensor] * size)
-            moved.append(pointer)
+            moved.append(step(e, pointer, line, self.shape.gap(tensor) * size))
         return moved
 
     def vector(self, e: Emitter, pointers: Sequence[Val], index: int | Val) -> list[Val]:
@@ -97,6 +99,13 @@ class Epilogue:
 
 Counts = Sequence[int | None]  # lanes used of each vector of a panel, None for all
 Invariants = dict[tuple[int, int], Val]
+
+
+def line_of(e: Emitter, shape: Shape, row: int | Val) -> int | Val:
+    """The line of the map that a row lies in, if rows are counted through the lines; else 0."""
+    if not shape.flat:
+        return 0
+    return row // shape.line if isinstance(row, int) else e.b.udiv(row, I64(shape.line))
 
 
 def step(e: Emitter, pointer: Val, index: int | Val, nbytes: int) -> Val:

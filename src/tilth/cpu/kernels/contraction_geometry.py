@@ -68,6 +68,12 @@ class Geometry:
         sizes = [*(t.size for t in self.inner_taps), self.chunk]
         return cut(sizes, self.plan.run) if self.plan.run else None
 
+    # -- rows --------------------------------------------------------------------------------
+    @cached_property
+    def gaps(self) -> tuple[int, ...]:
+        """Bytes that each tensor skips behind a line of the map, if rows are counted through."""
+        return tuple(self.shape.gap(i) * size for i, size in enumerate(self.sizes))
+
     # -- left operand ------------------------------------------------------------------------
     @property
     def copied_taps(self) -> tuple[Loop, ...]:
@@ -140,7 +146,7 @@ class Geometry:
         block = taps * self.chunk * self.plan.tiling.panels.width * self.unit
         return -(-block // (16 * self.turns * self.block_tiles)) * 16
 
-    # -- rows --------------------------------------------------------------------------------
+    # -- blocks of rows ----------------------------------------------------------------------
     @property
     def cut(self) -> Cover:
         """The row tiles that blocks divide among themselves."""

@@ -16,7 +16,7 @@ import llvmlite.ir as ll
 from tilth.cpu.access import register_type
 from tilth.cpu.emit import I64, PTR, Emitter, Val
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
+from tilth.cpu.kernels.contraction_epilogue import Epilogue, line_of, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_runs import accumulate_in_runs
@@ -34,14 +34,14 @@ class Parts:
         self._tensors = 1 + len(g.shape.form.extras)
 
     def microkernel(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
-        """f(lhs, rhs, slot, result, extras...[, depth block[, trips]][, ahead])."""
+        """f(lhs, rhs, slot, result, extras...[, depth block[, trips]][, ahead][, within line])."""
         key = ("tile", th, tw, vectors, last)
         if key not in self._made:
             self._made[key] = self._emit_microkernel(th, tw, vectors, last)
         return self._made[key]
 
     def finish(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
-        """f(slot, result, extras...): the epilogue over a tile of accumulators in memory."""
+        """f(slot, result, extras...[, within line]): the epilogue over a tile in memory."""
         key = ("finish", th, tw, vectors, last)
         if key not in self._made:
             self._made[key] = self._emit_finish(th, tw, vectors, last)
@@ -89,17 +89,19 @@ class Parts:
     def _emit_microkernel(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
         g, blocked = self.g, self.g.depth_blocks > 1
         flags = [I64] * (blocked + (blocked and g.uneven)) + [PTR] * g.plan.fetch_ahead
+        flags += [I64] * g.shape.flat
         e = self._function("tile", (th, tw, vectors), [PTR] * (3 + self._tensors) + flags)
         lhs, rhs, slot = e.args[:3]
         tensors = list(e.args[3 : 3 + self._tensors])
         block = e.args[3 + self._tensors] if blocked else None
         trips = e.args[4 + self._tensors] if blocked and g.uneven else g.chunk
-        ahead = [e.args[-1]] if g.plan.fetch_ahead else []
+        lines = self._lines(e, tw)
+        ahead = [e.args[-1 - g.shape.flat]] if g.plan.fetch_ahead else []
         type_ = register_type(g.shape.form.accumulator, g.shape.lanes)
         accs: list[Val] = [e.const(type_, 0)] * (th * tw * vectors)
-        self._fetch_results(e, tensors, (th, tw, vectors), block)
+        self._fetch_results(e, tensors, (th, tw, vectors), block, lines)
         if g.shape.form.depth:
-            left, right, taps, inner = self._streams(th, tw, vectors, last)
+            left, right, taps, inner = self._streams(e, (th, tw, vectors), last, lines)
             pace = g.pace if ahead else None
             parts = (e, left, right, [lhs, rhs, *ahead], taps, inner, trips, accs)
             if g.runs is None:
@@ -125,12 +127,24 @@ class Parts:
         counts = self._counts(vectors, last)
         known = self.epilogue.row_invariant(e, tensors, counts)
         for r in range(th * tw):
-            at = self.epilogue.row(e, tensors, *divmod(r, tw))
+            at = self.epilogue.row(e, tensors, *divmod(r, tw), lines[r % tw])
             self.epilogue.finish(e, at, known, accs[r * vectors : (r + 1) * vectors], counts)
         return e.finish()
 
+    def _lines(self, e: Emitter, rows: int) -> list[int | Val]:
+        """How many lines of the map each row of a flat tile is behind the first; else zeros."""
+        if not self.g.shape.flat:
+            return [0] * rows
+        within = e.args[-1]
+        return [0, *(line_of(e, self.g.shape, e.b.add(within, I64(r))) for r in range(1, rows))]
+
     def _fetch_results(
-        self, e: Emitter, tensors: Sequence[Val], tile: tuple[int, int, int], block: Val | None
+        self,
+        e: Emitter,
+        tensors: Sequence[Val],
+        tile: tuple[int, int, int],
+        block: Val | None,
+        lines: Sequence[int | Val],
     ) -> None:
         """Ask for the lines of the result before the sums are ready; stores would wait for them."""
         g, (th, tw, vectors) = self.g, tile
@@ -140,7 +154,7 @@ class Parts:
         now = nullcontext() if block is None else e.when(self._is_last(e, block))
         with now:
             for h, w in itertools.product(range(th), range(tw)):
-                result = self.epilogue.row(e, tensors, h, w)[0]
+                result = self.epilogue.row(e, tensors, h, w, lines[w])[0]
                 for at in range(0, row, LINE):
                     prefetch(e, e.offset(result, at), to_write=True)
 
@@ -149,8 +163,9 @@ class Parts:
 
     def _emit_finish(self, th: int, tw: int, vectors: int, last: bool) -> ll.Function:
         g = self.g
-        e = self._function("finish", (th, tw, vectors), [PTR] * (1 + self._tensors))
-        slot, *tensors = e.args
+        args = [PTR] * (1 + self._tensors) + [I64] * g.shape.flat
+        e = self._function("finish", (th, tw, vectors), args)
+        slot, *tensors = e.args[: 1 + self._tensors]
         counts = self._counts(vectors, last)
         type_ = register_type(g.shape.form.accumulator, g.shape.lanes)
         known = self.epilogue.row_invariant(e, tensors, counts)
@@ -161,7 +176,9 @@ class Parts:
                 e.load(e.offset(sums, v * g.lane_bytes), type_, align=g.lane_bytes)
                 for v in range(vectors)
             ]
-            self.epilogue.finish(e, self.epilogue.row(e, tensors, h, w), known, accs, counts)
+            line = line_of(e, g.shape, e.b.add(e.args[-1], w)) if g.shape.flat else 0
+            at = self.epilogue.row(e, tensors, h, w, line)
+            self.epilogue.finish(e, at, known, accs, counts)
         return e.finish()
 
     def _with_earlier(self, e: Emitter, slot: Val, accs: list[Val], block: Val) -> list[Val]:
@@ -187,12 +204,17 @@ class Parts:
         return values
 
     def _streams(
-        self, th: int, tw: int, vectors: int, last: bool
+        self, e: Emitter, tile: tuple[int, int, int], last: bool, lines: Sequence[int | Val]
     ) -> tuple[Stream, Stream, list[Depth], Depth]:
         g, shape, plan = self.g, self.g.shape, self.g.plan
-        high, wide = g.row_strides
-        rows = tuple(h * high + w * wide for h in range(th) for w in range(tw))
-        left = Stream(g.dtypes[LHS], shape.form.accumulator, rows, quads=shape.form.quads)
+        (th, tw, vectors), (high, wide) = tile, g.row_strides
+        rows: list[int | Val] = [h * high + w * wide for h in range(th) for w in range(tw)]
+        if g.gaps[LHS] and not plan.copy_lhs:
+            rows[1:] = [
+                e.b.add(e.i64(row), e.b.mul(e.i64(line), I64(g.gaps[LHS])))
+                for row, line in zip(rows[1:], lines[1:], strict=True)
+            ]
+        left = Stream(g.dtypes[LHS], shape.form.accumulator, tuple(rows), quads=shape.form.quads)
         direct = plan.rhs == "direct"
         lane = g.stride(shape.columns, RHS) if direct else g.sizes[RHS]
         right = Stream(

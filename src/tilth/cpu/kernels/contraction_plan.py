@@ -28,10 +28,13 @@ _STREAM = 4.6  # bytes of weights per cycle from beyond L2
 _PANEL = 150  # bytes per cycle from L2 to the FMAs, of weights that each row of tiles reads
 _HIDDEN = 0.3  # how much of the shorter of computing and streaming hides behind the longer
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
+_REMOTE = 4  # bytes per cycle that it reads from what other cores wrote
 _EVEN = 1.01  # of an equal share, that the busiest thread may have
 _ROWS = 64  # that a block has at least, where weights are read once per block of rows
 _DEEP = 64  # depth from which a tile's results can be fetched while it is computed
 _MOST_TILINGS = 12  # that a tuner may try
+_WRAP = 3  # cycles per row of a tile to find where it lies, if rows are counted through lines
+_MOST_PLACES = 8  # of the left operand's rows, if each has its own: general registers hold them
 _HEAVY_EPILOGUE = 9  # instructions per vector beyond which it becomes a loop of its own
 
 
@@ -46,6 +49,7 @@ class Plan:
     loop over finished tiles. `fetch_ahead` brings the next block of packed weights into L2 while
     this one is used, `fetch_results` the lines of a tile's results while it is computed. `run`, if
     not 0, is about how many products are added up in one go before such sums are added pairwise.
+    `flat`: tiles are of rows counted through all lines of a map, see `Shape`.
     """
 
     tiling: Tiling
@@ -62,14 +66,21 @@ class Plan:
     fetch_ahead: bool = False
     fetch_results: bool = False
     run: int = 0
+    flat: bool = False
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A contraction seen by the blocking: which loops are tiled, which stay outside."""
+    """A contraction seen by the blocking: which loops are tiled, which stay outside.
+
+    Its rows are a map, `height` lines of `width` pixels. If it is `flat` they are one long line,
+    with gaps where a line of the map ends: tiles need not be rectangles, so those of small maps
+    waste less, and each row of a tile has a place of its own.
+    """
 
     form: Contraction
     lanes: int
+    flat: bool = False
 
     @cached_property
     def columns(self) -> Loop:
@@ -77,11 +88,25 @@ class Shape:
 
     @cached_property
     def width(self) -> Loop:
+        if self.flat:
+            return replace(self.form.m[-1], size=self.form.m[-2].size * self.line)
         return self.form.m[-1] if self.form.m else self._still
 
     @cached_property
     def height(self) -> Loop:
-        return self.form.m[-2] if len(self.form.m) > 1 else self._still
+        return self.form.m[-2] if len(self.form.m) > 1 and not self.flat else self._still
+
+    @property
+    def line(self) -> int:
+        """Pixels of a line of the map."""
+        return self.form.m[-1].size if self.form.m else 1
+
+    def gap(self, tensor: int) -> int:
+        """Elements that a tensor skips behind a line's last pixel; 0 if the shape is not flat."""
+        if not self.flat:
+            return 0
+        lines, pixels = self.form.m[-2:]
+        return lines.strides[tensor] - pixels.size * pixels.strides[tensor]
 
     @cached_property
     def outer(self) -> tuple[Loop, ...]:
@@ -122,20 +147,22 @@ def shape_of(form: Contraction, isa: Isa) -> Shape:
 
 def choose(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     """A good plan, from shapes and cache sizes alone."""
-    cost = _tiling_cost(shape, rhs_is_constant, isa, threads)
-    tiling = min(_tilings(shape, rhs_is_constant, isa), key=cost)
-    return _around(tiling, shape, rhs_is_constant, isa, threads)
+    best, tiling = min(
+        _tilings(shape, rhs_is_constant, isa), key=_tiling_cost(rhs_is_constant, isa, threads)
+    )
+    return _around(tiling, best, rhs_is_constant, isa, threads)
 
 
 def ranked(shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> list[Plan]:
     """The plan of `choose`, then others that may turn out faster: for other tiles, and the same
     one with another choice for one thing."""
-    cost = _tiling_cost(shape, rhs_is_constant, isa, threads)
-    tilings = sorted(_tilings(shape, rhs_is_constant, isa), key=cost)
-    first, *others = (
-        _around(t, shape, rhs_is_constant, isa, threads) for t in tilings[:_MOST_TILINGS]
+    tilings = sorted(
+        _tilings(shape, rhs_is_constant, isa), key=_tiling_cost(rhs_is_constant, isa, threads)
     )
-    varied = _variations(first, shape, rhs_is_constant, threads)
+    first, *others = (
+        _around(t, s, rhs_is_constant, isa, threads) for s, t in tilings[:_MOST_TILINGS]
+    )
+    varied = _variations(first, tilings[0][0], rhs_is_constant, threads)
     taken = itertools.chain.from_iterable(itertools.zip_longest(others, varied))
     return list(dict.fromkeys([first, *(plan for plan in taken if plan is not None)]))
 
@@ -146,32 +173,37 @@ def _fetching(shape: Shape, rhs_is_constant: bool, isa: Isa) -> bool:
     return rhs_is_constant and weights > isa.l2 // 8
 
 
-def _tilings(shape: Shape, rhs_is_constant: bool, isa: Isa) -> Iterator[Tiling]:
+def _tilings(shape: Shape, rhs_is_constant: bool, isa: Isa) -> Iterator[tuple[Shape, Tiling]]:
+    """Register tiles that are rectangles of the map, and those of its pixels in a row."""
     fetching = _fetching(shape, rhs_is_constant, isa)
-    return tiles.candidates(isa, shape.height.size, shape.width.size, shape.vectors, fetching)
+    size = shape.height.size, shape.width.size
+    for tiling in tiles.candidates(isa, *size, shape.vectors, fetching):
+        yield shape, tiling
+    if shape.height.size == 1:
+        return
+    flat = replace(shape, flat=True)
+    for tiling in tiles.candidates(isa, 1, flat.width.size, shape.vectors, fetching):
+        if tiling.width.size <= _MOST_PLACES or not flat.gap(LHS):
+            yield flat, tiling
 
 
 def _tiling_cost(
-    shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int
-) -> Callable[[Tiling], float]:
-    streams = _fetching(shape, rhs_is_constant, isa)
-    weights = shape.form.depth * shape.vectors * isa.vector_bytes
-
-    def cost(tiling: Tiling) -> float:
+    rhs_is_constant: bool, isa: Isa, threads: int
+) -> Callable[[tuple[Shape, Tiling]], float]:
+    def cost(pair: tuple[Shape, Tiling]) -> float:
+        shape, tiling = pair
         factor = _CONFLICT_COST if _conflicts(shape, tiling, isa) else 1.0
-        factor *= _imbalance(shape, tiling, threads)
+        weights = shape.form.depth * shape.vectors * isa.vector_bytes
+        streams = _fetching(shape, rhs_is_constant, isa)
         reads = tiling.height.count * tiling.width.count * weights if streams else 0
-        return factor * (tiles.cost(isa, tiling, shape.form.depth) + reads / _PANEL)
+        places = _WRAP * shape.rows * tiling.panels.count if shape.flat else 0
+        work = factor * (tiles.cost(isa, tiling, shape.form.depth) + places + reads / _PANEL)
+        if math.prod(loop.size for loop in shape.outer) % threads == 0:
+            return work / threads
+        shares = _shares(shape, tiling, 1, 1, threads)
+        return min(share.tiles * work + share.reading for share in shares)
 
     return cost
-
-
-def _imbalance(shape: Shape, tiling: Tiling, threads: int) -> float:
-    """How much longer than on average the busiest thread works, if they share rows or panels."""
-    if math.prod(loop.size for loop in shape.outer) % threads == 0:
-        return 1.0
-    parts = _cut(shape, tiling).count, tiling.panels.count
-    return min(-(-count // threads) * threads / count for count in parts)
 
 
 def _around(tiling: Tiling, shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
@@ -201,6 +233,7 @@ def _around(tiling: Tiling, shape: Shape, rhs_is_constant: bool, isa: Isa, threa
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
         fetch_ahead=_fetching(shape, rhs_is_constant, isa) and not one_tile,
         fetch_results=shape.columns.strides[RESULT] == 1 and shape.form.depth >= _DEEP,
+        flat=shape.flat,
     )
 
 
@@ -368,25 +401,44 @@ def _share(
     Sharing rows means that each thread reads all of the right operand, and the reverse.
     """
     outer = math.prod(loop.size for loop in shape.outer)
-    tiles_high, panels = _cut(shape, tiling).count, tiling.panels.count
-    by_rows = _busiest(tiles_high, row_blocks, threads)
+    by_rows = _busiest(_cut(shape, tiling).count, row_blocks, threads)
     if outer % threads == 0 or by_rows * threads < _EVEN:
         return row_blocks, panel_blocks
+    rows, panels = _shares(shape, tiling, row_blocks, panel_blocks, threads)
+    compute = shape.rows * shape.form.depth * shape.vectors / 2
+    if rows.tiles * compute + rows.reading <= panels.tiles * compute + panels.reading:
+        return rows.blocks, panel_blocks
+    return row_blocks, panels.blocks
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one thread has at most, if all share some blocks: of the tiles, cycles to read."""
+
+    blocks: int
+    tiles: float
+    reading: float
+
+
+def _shares(
+    shape: Shape, tiling: Tiling, row_blocks: int, panel_blocks: int, threads: int
+) -> tuple[_Share, _Share]:
+    """Sharing rows, and sharing panels, when a thread reads rows that others have written."""
     form = shape.form
     lhs = shape.rows * form.depth * form.lhs_dtype.nbytes
     rhs = shape.columns.size * form.depth * form.rhs_dtype.nbytes
-    compute = shape.rows * form.depth * shape.vectors / 2
+    remote = lhs * (1 - 1 / threads) / _REMOTE
 
-    def cycles(share: float, lhs_bytes: float, rhs_bytes: float) -> float:
-        return share * compute + (lhs_bytes + rhs_bytes) / _BYTES_PER_CYCLE
+    def share(tiles: int, blocks: int) -> tuple[int, float]:
+        blocks = min(tiles, -(-blocks // threads) * threads)
+        return blocks, _busiest(tiles, blocks, threads)
 
-    more_rows = min(tiles_high, -(-row_blocks // threads) * threads)
-    more_panels = min(panels, -(-panel_blocks // threads) * threads)
-    by_rows = _busiest(tiles_high, more_rows, threads)
-    by_panels = _busiest(panels, more_panels, threads)
-    if cycles(by_rows, lhs * by_rows, rhs) <= cycles(by_panels, lhs, rhs * by_panels):
-        return more_rows, panel_blocks
-    return row_blocks, more_panels
+    rows, by_rows = share(_cut(shape, tiling).count, row_blocks)
+    panels, by_panels = share(tiling.panels.count, panel_blocks)
+    return (
+        _Share(rows, by_rows, (lhs * by_rows + rhs) / _BYTES_PER_CYCLE),
+        _Share(panels, by_panels, (lhs + rhs * by_panels) / _BYTES_PER_CYCLE + remote),
+    )
 
 
 def _busiest(tiles: int, blocks: int, threads: int) -> float:

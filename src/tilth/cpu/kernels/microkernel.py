@@ -1,7 +1,8 @@
 """The inner loop of every contraction: accumulators in registers, one pass over the depth.
 
 acc[row][vector] += broadcast(lhs[row, k]) * rhs[k, vector]. The rows of the left operand lie at
-static displacements from one pointer, whatever they are: rows of a matrix or pixels of a window.
+displacements from one pointer, whatever they are: rows of a matrix or pixels of a window. These are
+static, except where rows are counted through the lines of a map.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Stream:
 
     dtype: DType
     compute: DType
-    displacements: tuple[int, ...]
+    displacements: tuple[int | Val, ...]
     counts: tuple[int | None, ...] = ()
     stride: int = 1  # between lanes, in elements
     quads: bool = False
