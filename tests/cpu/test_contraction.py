@@ -307,8 +307,17 @@ def test_exact_sums_round_little_however_deep(build, x, w, rng):
 
 
 def test_exact_sums_round_less_than_long_ones(rng):
-    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 9000), (9000, 70)))
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((8, 9000), (9000, 70)))
     long, exact = (
         rms_error(lower, matmul, x, w) for lower in (contraction.lower, contraction.lower_exact)
     )
     assert exact < long / 8
+
+
+def test_sums_of_few_rows_round_as_little_by_default(rng):
+    """They wait for weights, so it costs nothing."""
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in ((1, 9000), (9000, 70)))
+    usual, exact = (
+        rms_error(lower, matmul, x, w) for lower in (contraction.lower, contraction.lower_exact)
+    )
+    assert usual == exact

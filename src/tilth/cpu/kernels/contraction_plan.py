@@ -17,6 +17,7 @@ from tilth.cpu import vmath
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernels import tiles
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Contraction, Loop
+from tilth.cpu.kernels.pairwise import RUN
 from tilth.cpu.kernels.tiles import Cover, Tiling
 from tilth.ir.graph import Node
 
@@ -31,6 +32,7 @@ _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
 _REMOTE = 4  # bytes per cycle that it reads from what other cores wrote
 _EVEN = 1.01  # of an equal share, that the busiest thread may have
 _ROWS = 64  # that a block has at least, where weights are read once per block of rows
+_FEW_ROWS = 4  # that wait for weights, so that sums in runs, which round less, cost no time
 _DEEP = 64  # depth from which a tile's results can be fetched while it is computed
 _MOST_TILINGS = 12  # that a tuner may try
 _WRAP = 3  # cycles per row of a tile to find where it lies, if rows are counted through lines
@@ -233,6 +235,7 @@ def _around(tiling: Tiling, shape: Shape, rhs_is_constant: bool, isa: Isa, threa
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
         fetch_ahead=_fetching(shape, rhs_is_constant, isa) and not one_tile,
         fetch_results=shape.columns.strides[RESULT] == 1 and shape.form.depth >= _DEEP,
+        run=RUN if shape.rows <= _FEW_ROWS and shape.form.accumulator.is_float else 0,
         flat=shape.flat,
     )
 
