@@ -23,7 +23,6 @@ from tilth.cpu.kernels.pieces import either, even_part
 from tilth.cpu.kernels.space import decode, kernel_emitter
 from tilth.cpu.kernels.split_bf16_parts import Kind, Parts
 from tilth.cpu.kernels.split_bf16_plan import PAIR, PANEL, PARTS, SUMS, UNWANTED, Plan
-from tilth.cpu.kernels.split_bf16_products import panel_work
 from tilth.cpu.kernels.split_bf16_rows import distance, first_row, index_of, line_source
 
 
@@ -84,7 +83,7 @@ class _Panel:
 
 
 class _Earlier:
-    """What an earlier product left, which is to be finished: arguments of `Parts.finish`."""
+    """What an earlier product left, which is to be finished: arguments of `Parts.earlier`."""
 
     def __init__(self, e: Emitter, parts: Parts, tensors: Sequence[Val]):
         self.e, self.parts = e, parts
@@ -96,7 +95,7 @@ class _Earlier:
         load = self.e.b.load
         pointers = [load(at, typ=PTR) for at in (self.sums, self.offsets)]
         tensors = [load(at, typ=PTR) for at in self.tensors]
-        return [*pointers, load(self.rows, typ=I64), *tensors]
+        return [load(self.rows, typ=I64), *pointers, *tensors]
 
     def note(self, sums: Val, offsets: Val, rows: Val, tensors: Sequence[Val]) -> None:
         """A product left these."""
@@ -107,7 +106,7 @@ class _Earlier:
     def finish(self, kind: Kind, tensors: Sequence[Val]) -> None:
         """Finish now. `tensors` of a panel that exists are noted instead, as products load what is
         the same for all rows, even of none."""
-        self.e.b.call(self.parts.finish(kind), self.args())
+        self.e.b.call(self.parts.finish(kind), [I64(0), *self.args()])
         self.note(tensors[0], tensors[0], I64(0), tensors)
 
 
@@ -308,7 +307,7 @@ class _Nest:
             source, target, exists = panel.following
             pair = e.b.mul(call, I64(plan.pairs_beside))
             source = step(e, source, pair, plan.product_steps * PAIR)
-            work.append(panel_work(plan))
+            work.append(self.parts.panel())
             args += [source, target, e.b.select(exists, pair, I64(DEPTH // 2))]
         finishes = block.depth == plan.depth_blocks - 1
         if finishes:

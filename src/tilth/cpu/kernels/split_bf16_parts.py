@@ -9,7 +9,7 @@ import llvmlite.ir as ll
 from tilth.cpu.emit import F32, I64, PTR, Emitter, Val, vector
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernels import split_bf16_split as splitting
-from tilth.cpu.kernels.contraction_epilogue import Counts, Epilogue, Invariants, step
+from tilth.cpu.kernels.contraction_epilogue import Counts, Epilogue, step
 from tilth.cpu.kernels.matrix_unit import COLUMNS, LINE, ROWS
 from tilth.cpu.kernels.split_bf16_plan import PANEL, STEP, SUMS, UNWANTED, Plan
 from tilth.cpu.kernels.split_bf16_products import Beside, Products, Work, share
@@ -38,18 +38,48 @@ class Parts(Products):
             lambda e: splitting.panel(e, self.plan, e.args[0], e.args[1], tiles, tail),
         )
 
+    def run(self) -> ll.Function:
+        """f(source, target, first, stop): split some steps of a run of a line."""
+        elements = self.plan.run_elements
+        return self.function(
+            "run", [PTR, PTR, I64, I64], lambda e: splitting.line_run(e, elements, *e.args)
+        )
+
     def finish(self, kind: Kind) -> ll.Function:
-        """f(sums, offsets, rows, result, extras...): finish and store rows of a panel.
+        """f(first, stop, sums, offsets, result, extras...): finish and store rows of a panel.
 
         `offsets` holds the bytes to each row in each of the tensors; the first of them is
         `UNWANTED` for a row that nobody wants.
         """
-        work = self.earlier(kind)
+        wide, tail = kind
+        types = [I64, I64, PTR, PTR, *[PTR] * self.plan.tensors]
+        return self.function(
+            f"finish{wide}x{tail or COLUMNS}", types, lambda e: self._emit_finish(e, kind)
+        )
 
-        def body(e: Emitter) -> None:
-            _Earlier(e, self, list(e.args), kind).rest()
+    def _emit_finish(self, e: Emitter, kind: Kind) -> None:
+        first, stop, sums, offsets, *pointers = e.args
+        plan, (wide, tail) = self.plan, kind
+        counts: Counts = [None] * (wide - 1) + [tail]
+        known = self.epilogue.row_invariant(e, pointers, counts)
 
-        return self.function(f"finish_{work.label}", work.types, body)
+        def finish(row: Val, distances: list[Val]) -> None:
+            at = step(e, sums, row, SUMS)
+            moved = [e.offset(p, d) for p, d in zip(pointers, distances, strict=True)]
+            values = [
+                e.load(e.offset(at, v * LINE), vector(F32, COLUMNS), align=LINE)
+                for v in range(wide)
+            ]
+            self.epilogue.finish(e, moved, known, values, counts)
+
+        with e.loop(first, stop) as row:
+            line = step(e, offsets, row, 8 * plan.tensors)
+            distances = [e.load(e.offset(line, 8 * i), I64) for i in range(plan.tensors)]
+            if plan.problem.rows == plan.problem.wanted:
+                finish(row, distances)
+            else:
+                with e.when(e.b.icmp_signed("!=", distances[0], I64(UNWANTED))):
+                    finish(row, distances)
 
     # -- work beside products ----------------------------------------------------------------
     def lines(self) -> Work:
@@ -57,19 +87,22 @@ class Parts(Products):
 
         Arguments: where lines come from and go to, counted from line 0; the first one, the end.
         """
-        return Work("lines", (PTR, PTR, I64, I64), lambda e, args: _Lines(e, self.plan, args))
+        return Work("lines", (PTR, PTR, I64, I64), lambda e, args: _Lines(e, self, args))
 
     def earlier(self, kind: Kind) -> Work:
-        """Do what `finish` does, with the same arguments."""
+        """Finish so many rows of an earlier product.
+
+        Arguments: the number of rows, and those of `finish` after the first two.
+        """
         wide, tail = kind
-        types = [PTR, PTR, I64, *[PTR] * self.plan.tensors]
+        types = [I64, PTR, PTR, *[PTR] * self.plan.tensors]
         label = f"{wide}x{tail or COLUMNS}"
         return Work(label, types, lambda e, args: _Earlier(e, self, args, kind))
 
 
 class _Lines(Beside):
-    def __init__(self, e: Emitter, plan: Plan, args: list[Val]):
-        self.e, self.plan = e, plan
+    def __init__(self, e: Emitter, parts: Parts, args: list[Val]):
+        self.e, self.plan, self.run = e, parts.plan, parts.run()
         self.source, self.target, first, self.stop = args
         self.next = e.var(I64, first)
 
@@ -90,51 +123,25 @@ class _Lines(Beside):
                 source = e.offset(source, distances[run] * f32.nbytes)
                 target = step(e, self.target, number, plan.pitch)
                 target = e.offset(target, run * steps * STEP)
-                splitting.line_piece(e, source, target, plan.run_elements, begin, end)
+                e.b.call(self.run, [source, target, I64(begin), I64(end)])
 
 
 class _Earlier(Beside):
     def __init__(self, e: Emitter, parts: Parts, args: list[Val], kind: Kind):
-        self.e, self.plan, self.epilogue = e, parts.plan, parts.epilogue
-        self.sums, self.offsets, self.rows, *self.pointers = args
-        wide, tail = kind
-        self.counts: Counts = [None] * (wide - 1) + [tail]
-        self.known: Invariants = self.epilogue.row_invariant(e, self.pointers, self.counts)
+        self.e, self.finish = e, parts.finish(kind)
+        self.each = -(-PANEL * ROWS // parts.plan.product_steps)  # rows in a step
+        self.rows, *self.args = args
         self.next = e.var(I64, I64(0))
 
     def emit(self, slot: int) -> None:
         e = self.e
-        first, last = share(-(-PANEL * ROWS // self.plan.product_steps), slot)
+        first, last = share(self.each, slot)
         if first < last:
             row = e.b.load(self.next, typ=I64)
-            stop = e.intrinsic("smin", e.b.add(row, I64(last - first)), self.rows)
-            self._rows(row, stop)
-            e.b.store(stop, self.next)
-
-    def rest(self) -> None:
-        """All rows at once."""
-        self._rows(I64(0), self.rows)
-
-    def _rows(self, first: Val, stop: Val) -> None:
-        e, plan = self.e, self.plan
-        with e.loop(first, stop) as row:
-            line = step(e, self.offsets, row, 8 * plan.tensors)
-            distances = [e.load(e.offset(line, 8 * i), I64) for i in range(plan.tensors)]
-            if plan.problem.rows == plan.problem.wanted:
-                self._row(row, distances)
-            else:
-                with e.when(e.b.icmp_signed("!=", distances[0], I64(UNWANTED))):
-                    self._row(row, distances)
-
-    def _row(self, row: Val, distances: list[Val]) -> None:
-        e = self.e
-        at = step(e, self.sums, row, SUMS)
-        moved = [e.offset(p, d) for p, d in zip(self.pointers, distances, strict=True)]
-        values = [
-            e.load(e.offset(at, v * LINE), vector(F32, COLUMNS), align=LINE)
-            for v in range(len(self.counts))
-        ]
-        self.epilogue.finish(e, moved, self.known, values, self.counts)
+            with e.when(e.b.icmp_signed("<", row, self.rows)):
+                stop = e.intrinsic("smin", e.b.add(row, I64(last - first)), self.rows)
+                e.b.call(self.finish, [row, stop, *self.args])
+                e.b.store(stop, self.next)
 
 
 def _pieces(first: int, stop: int, length: int) -> Iterator[tuple[int, int, int]]:

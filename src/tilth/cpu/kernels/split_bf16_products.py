@@ -78,6 +78,17 @@ class Products:
             "plain", [PTR, PTR], lambda e: splitting.plain_panel(e, *sizes, *e.args)
         )
 
+    def pairs(self) -> ll.Function:
+        """f(source, target, count): split so many pairs of rows of a step of such a panel."""
+        return self.function("pairs", [PTR, PTR, I64], lambda e: splitting.plain_pairs(e, *e.args))
+
+    def panel(self) -> Work:
+        """Split the slice of a plain panel that begins with pair `first`; none from 16 on.
+
+        Arguments: the slice, the place of the split panel, `first`.
+        """
+        return Work("panel", (PTR, PTR, I64), lambda e, args: _Panel(e, self, args))
+
     def product(
         self, high: int, wide: int, resumes: bool = False, work: Sequence[Work] = ()
     ) -> ll.Function:
@@ -190,17 +201,9 @@ def share(count: int, slot: int) -> tuple[int, int]:
     return count * slot // _SLOTS, count * (slot + 1) // _SLOTS
 
 
-def panel_work(plan: Plan) -> Work:
-    """Split the slice of a plain panel that begins with pair `first`; none from 16 on.
-
-    Arguments: the slice, the place of the split panel, `first`.
-    """
-    return Work("panel", (PTR, PTR, I64), lambda e, args: _Panel(e, plan, args))
-
-
 class _Panel(Beside):
-    def __init__(self, e: Emitter, plan: Plan, args: list[Val]):
-        self.e, self.pairs = e, plan.pairs_beside
+    def __init__(self, e: Emitter, products: Products, args: list[Val]):
+        self.e, self.pairs, self.split = e, products.plan.pairs_beside, products.pairs()
         self.source, self.target, self.first = args
 
     def streams(self) -> list[tuple[Val, int]]:
@@ -210,10 +213,8 @@ class _Panel(Beside):
         self.at, self.to = moved
 
     def emit(self, slot: int) -> None:
-        e, pairs = self.e, range(*share(self.pairs, slot))
-        if pairs:
+        e, (first, last) = self.e, share(self.pairs, slot)
+        if first < last:
             with e.when(e.b.icmp_signed("<", self.first, I64(DEPTH // 2))):
-                to = step(e, self.to, self.first, LINE)
-                for pair in pairs:
-                    at = e.offset(self.at, pair * PAIR)
-                    splitting.plain_pair(e, at, e.offset(to, pair * LINE))
+                to = step(e, self.to, e.b.add(self.first, I64(first)), LINE)
+                e.b.call(self.split, [e.offset(self.at, first * PAIR), to, I64(last - first)])

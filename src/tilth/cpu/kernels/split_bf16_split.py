@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from tilth.cpu.access import load
-from tilth.cpu.emit import F32, I32, Emitter, Val, vector
+from tilth.cpu.emit import F32, I32, I64, Emitter, Val, vector
 from tilth.cpu.kernels.contraction_epilogue import step
 from tilth.cpu.kernels.contraction_form import LHS, RHS, Loop
 from tilth.cpu.kernels.matrix_unit import COLUMNS, DEPTH, LINE, TILE
@@ -51,19 +51,23 @@ def line(e: Emitter, plan: Plan, source: Val, target: Val) -> None:
     taps = [] if plan.problem.on_grid else plan.taps
 
     def run(e: Emitter, source: Val, target: Val) -> None:
-        line_piece(e, source, target, plan.run_elements, 0, plan.run_steps)
+        line_run(e, plan.run_elements, source, target, 0, plan.run_steps)
 
     _each_tap(e, plan, taps, LHS, source, target, STEP, run)
 
 
-def line_piece(e: Emitter, source: Val, target: Val, elements: int, first: int, stop: int) -> None:
+def line_run(
+    e: Emitter, elements: int, source: Val, target: Val, first: int | Val, stop: int | Val
+) -> None:
     """Split steps `first` to `stop` of a run of so many elements of a line."""
-    whole = min(stop, elements // DEPTH)
-    with e.loop(first, whole) as k:
+    whole = elements // DEPTH
+    most = stop if elements % DEPTH == 0 else e.intrinsic("smin", e.i64(stop), I64(whole))
+    with e.loop(first, most) as k:
         _line_step(e, step(e, source, k, DEPTH * 4), step(e, target, k, STEP), DEPTH)
-    if stop > whole:
-        source, target = e.offset(source, whole * DEPTH * 4), e.offset(target, whole * STEP)
-        _line_step(e, source, target, elements - whole * DEPTH)
+    if elements % DEPTH:
+        with e.when(e.b.icmp_signed(">", e.i64(stop), I64(whole))):
+            source, target = e.offset(source, whole * DEPTH * 4), e.offset(target, whole * STEP)
+            _line_step(e, source, target, elements - whole * DEPTH)
 
 
 def _line_step(e: Emitter, source: Val, target: Val, count: int) -> None:
@@ -73,8 +77,13 @@ def _line_step(e: Emitter, source: Val, target: Val, count: int) -> None:
 
 
 # -- the right operand ---------------------------------------------------------------------------
-def plain_pair(e: Emitter, source: Val, target: Val) -> None:
-    """Split two rows of a step of a panel that was packed as f32."""
+def plain_pairs(e: Emitter, source: Val, target: Val, count: int | Val) -> None:
+    """Split so many pairs of rows of a step of a panel that was packed as f32."""
+    with e.loop(0, count) as pair:
+        _plain_pair(e, step(e, source, pair, PAIR), step(e, target, pair, LINE))
+
+
+def _plain_pair(e: Emitter, source: Val, target: Val) -> None:
     for tile in range(PANEL):
         halves = [
             e.load(e.offset(source, (i * PANEL + tile) * LINE), vector(F32, _LANES), align=LINE)
@@ -88,9 +97,8 @@ def plain_panel(e: Emitter, pairs: int, steps: int, source: Val, target: Val) ->
     """Split `steps` of a panel that was packed as f32, in slices of so many pairs."""
     with e.loop(0, _PAIRS // pairs) as part:
         at, to = step(e, source, part, steps * pairs * PAIR), step(e, target, part, pairs * LINE)
-        with e.loop(0, steps) as k, e.loop(0, pairs) as pair:
-            here = step(e, step(e, at, k, pairs * PAIR), pair, PAIR)
-            plain_pair(e, here, step(e, step(e, to, k, TURN), pair, LINE))
+        with e.loop(0, steps) as k:
+            plain_pairs(e, step(e, at, k, pairs * PAIR), step(e, to, k, TURN), pairs)
 
 
 def panel(e: Emitter, plan: Plan, source: Val, target: Val, tiles: int, tail: int | None) -> None:
