@@ -23,7 +23,7 @@ from tilth.cpu.kernels.split_bf16_plan import PAIR, PARTS, STEP, SUMS, TURN, Pla
 # Which parts of the left and the right operand are multiplied: all that matter, in an order in
 # which only one side changes at a time.
 _PRODUCTS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2))
-_SLOTS = 3  # places for other work among the products of a step
+_SLOTS = len(_PRODUCTS)  # places for other work in a step: behind each product
 _SETS = 2  # of sums, where one set would keep the unit waiting for its own results
 
 
@@ -183,9 +183,8 @@ class Products:
                 for column in range(wide):
                     unit.multiply(first + row * wide + column, lefts[row], rights[column])
             at = left, right
-            if number % 2:
-                for work in beside:
-                    work.emit(number // 2)
+            for work in beside:
+                work.emit(number)
 
     def _add(self, e: Emitter, sums: Val, others: Val, high: int, wide: int) -> None:
         type_ = vector(F32, COLUMNS)
