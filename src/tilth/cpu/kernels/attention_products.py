@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import llvmlite.ir as ll
 
-from tilth.cpu.emit import I64, Emitter, Val
+from tilth.cpu.emit import Emitter, Val
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Task, once
 from tilth.cpu.kernels import (
@@ -21,6 +21,7 @@ from tilth.cpu.kernels import (
     split_bf16,
     split_bf16_emit,
     split_bf16_plan,
+    split_bf16_rows,
     tiles,
 )
 from tilth.cpu.kernels.contraction_form import RHS, Loop, canonicalise
@@ -89,7 +90,7 @@ class Split:
             return split_bf16_emit.emit_right(module, isa, name, plan, task)
 
         def first_row(e: Emitter, tile: Val) -> Val:
-            return e.intrinsic("smin", e.b.mul(tile, I64(ROWS)), I64(problem.rows))
+            return split_bf16_rows.first_row(e, problem, tile)
 
         kernel = split_bf16.lower(task, plan)
         return Product(
