@@ -47,8 +47,8 @@ def _conditions(models: dict[str, Any]) -> str:
         f"{machine['processor']} ({', '.join(machine['features'])}), {machine['date']}; "
         f"ONNX Runtime {versions['onnxruntime']}, OpenVINO {versions['openvino']}. One process per "
         "engine, taking turns while the others sleep (`make bench`). Tilth multiplies by "
-        "Winograd's algorithm, or by six bf16 products in place of one where there is a matrix "
-        'unit, unless `precision="exact"` is asked for. *Ratio* is Tilth over the '
+        "Winograd's and Strassen's algorithms, or by six bf16 products in place of one where there "
+        'is a matrix unit, unless `precision="exact"` is asked for. *Ratio* is Tilth over the '
         "better of the other two: below 1 is faster. *First result* is from import to output, cold "
         "and from the cache. *Error* is the largest difference to ONNX Runtime's outputs over the "
         "largest output. *MiB* is the peak memory of Tilth's process."

@@ -1,7 +1,8 @@
 """How a contraction can be computed: the choices worth considering, best first by estimate.
 
-A choice is the plan of an algorithm: direct, Winograd's, or split bf16. What is compiled takes the
-first one, from shapes and cache sizes alone; a tuner times some of the others, too (see `tuner`).
+A choice is the plan of an algorithm: direct, Strassen's, Winograd's, or split bf16. What is
+compiled takes the first one, from shapes and cache sizes alone; a tuner times some of the others,
+too (see `tuner`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from tilth.cpu.kernels import (
     contraction_plan,
     split_bf16,
     split_bf16_plan,
+    strassen,
+    strassen_plan,
     winograd,
     winograd_plan,
 )
 
-Choice = contraction_plan.Plan | winograd_plan.Plan | split_bf16_plan.Plan
+Choice = contraction_plan.Plan | winograd_plan.Plan | strassen_plan.Plan | split_bf16_plan.Plan
 MOST = 30  # candidates
 
 
@@ -40,6 +43,7 @@ class Algorithm(Protocol):
 _ALGORITHMS: dict[type, Algorithm] = {  # by their plans; the first that pays is taken
     split_bf16_plan.Plan: split_bf16,
     winograd_plan.Plan: winograd,
+    strassen_plan.Plan: strassen,
     contraction_plan.Plan: contraction,
 }
 

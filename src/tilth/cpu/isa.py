@@ -21,7 +21,8 @@ class Isa:
 
     `lanes` is the number of f32 in a register; `registers` how many there are; cache sizes are in
     bytes and are used for blocking only (a wrong value costs speed, never correctness), as are the
-    cycles that a load, of one element broadcast or of a vector, costs beside its FMAs.
+    FMAs of whole vectors that a core starts per cycle, and the cycles that a load, of one element
+    broadcast or of a vector, costs beside them.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Isa:
     l1_ways: int = 8
     l2: int = 512 << 10
     converts_half: bool = True  # has instructions from f16 to f32 and back
+    fmas: int = 2
     broadcast_cycles: float = 0.1
     vector_cycles: float = 0.3
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
@@ -77,6 +79,12 @@ _AVX512 = Isa(
     broadcast_operand=True,
 )
 _NEON = Isa("neon", _ARM, "generic", "+neon", lanes=4, registers=32, fma=True, l1=64 << 10)
+
+# what differs from the rest of its instruction set, by LLVM's name of the processor
+_CORES: dict[str, dict[str, Any]] = {
+    # 512 bits are two halves, on both pipes at once: loads are in time
+    "znver4": {"fmas": 1, "broadcast_cycles": 0.09, "vector_cycles": 0.08},
+}
 
 ISAS: dict[str, Isa] = {isa.name: isa for isa in (_V2, _AVX2, _AVX512, _NEON)}
 
@@ -131,10 +139,10 @@ def _found_by_llvm(may_use_tiles: bool) -> Isa:
         base = replace(base, byte_dot=_VNNI)
     needed = ("amx-tile", "amx-bf16", "avx512bf16")
     tiles = base.name == "avx512" and all(map(features.get, needed)) and may_use_tiles
-    base = replace(
-        base, triple=triple, cpu=llvm.get_host_cpu_name(), features=flags, bf16_tiles=tiles
-    )
-    return replace(base, **_host_caches())
+    cpu = llvm.get_host_cpu_name()
+    base = replace(base, triple=triple, cpu=cpu, features=flags, bf16_tiles=tiles)
+    core = _CORES.get(cpu, {}) if base.name == "avx512" else {}
+    return replace(base, **_host_caches(), **core)
 
 
 def _may_use_tiles() -> bool:

@@ -20,7 +20,14 @@ from tilth.cpu.kernels.contraction_epilogue import Epilogue, line_of, step
 from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
 from tilth.cpu.kernels.contraction_geometry import Geometry
 from tilth.cpu.kernels.contraction_runs import accumulate_in_runs
-from tilth.cpu.kernels.microkernel import LINE, Depth, Stream, accumulate, prefetch
+from tilth.cpu.kernels.microkernel import (
+    LINE,
+    Depth,
+    Stream,
+    accumulate,
+    prefetch,
+    with_earlier,
+)
 from tilth.cpu.kernels.packing import pack_column
 
 
@@ -109,7 +116,7 @@ class Parts:
             else:
                 accs = accumulate_in_runs(*parts, g.runs, pace)
         if block is not None:
-            accs = self._with_earlier(e, slot, accs, block)
+            accs = with_earlier(e, slot, accs, block, g.shape.form.accumulator)
         if g.plan.deferred or blocked:
             unfinished = e.fn.append_basic_block("unfinished")
             if g.plan.deferred:
@@ -180,28 +187,6 @@ class Parts:
             at = self.epilogue.row(e, tensors, h, w, line)
             self.epilogue.finish(e, at, known, accs, counts)
         return e.finish()
-
-    def _with_earlier(self, e: Emitter, slot: Val, accs: list[Val], block: Val) -> list[Val]:
-        """The accumulators plus the sums of earlier depth blocks."""
-        before = e.b.block
-        more, ready = e.fn.append_basic_block("more"), e.fn.append_basic_block("ready")
-        e.b.cbranch(e.b.icmp_signed(">", block, I64(0)), more, ready)
-        e.b.position_at_end(more)
-        add = e.b.fadd if self.g.shape.form.accumulator.is_float else e.b.add
-        lane_bytes = self.g.lane_bytes
-        totals = [
-            add(e.load(e.offset(slot, i * lane_bytes), acc.type, align=lane_bytes), acc)
-            for i, acc in enumerate(accs)
-        ]
-        e.b.branch(ready)
-        e.b.position_at_end(ready)
-        values = []
-        for acc, total in zip(accs, totals, strict=True):
-            phi = e.b.phi(acc.type)
-            phi.add_incoming(acc, before)
-            phi.add_incoming(total, more)
-            values.append(phi)
-        return values
 
     def _streams(
         self, e: Emitter, tile: tuple[int, int, int], last: bool, lines: Sequence[int | Val]

@@ -24,9 +24,8 @@ from tilth.ir.graph import Node
 Rhs = Literal["packed", "direct", "copied"]
 _LINE, _PAGE = 64, 4096
 _CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be copied
-_PEAK_SHARE = 0.85  # of the FMA peak that direct kernels reach
-_STREAM = 4.6  # bytes of weights per cycle from beyond L2
-_PANEL = 150  # bytes per cycle from L2 to the FMAs, of weights that each row of tiles reads
+_BESIDE = 0.044  # cycles that direct kernels take beside each FMA, for each that starts at once
+STREAM = 4.6  # bytes of weights per cycle from beyond L2
 _HIDDEN = 0.3  # how much of the shorter of computing and streaming hides behind the longer
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
 _REMOTE = 4  # bytes per cycle that it reads from what other cores wrote
@@ -199,7 +198,9 @@ def _tiling_cost(
         streams = _fetching(shape, rhs_is_constant, isa)
         reads = tiling.height.count * tiling.width.count * weights if streams else 0
         places = _WRAP * shape.rows * tiling.panels.count if shape.flat else 0
-        work = factor * (tiles.cost(isa, tiling, shape.form.depth) + places + reads / _PANEL)
+        work = factor * (
+            tiles.cost(isa, tiling, shape.form.depth) + places + tiles.reading(isa, reads)
+        )
         if math.prod(loop.size for loop in shape.outer) % threads == 0:
             return work / threads
         shares = _shares(shape, tiling, 1, 1, threads)
@@ -220,7 +221,7 @@ def _around(tiling: Tiling, shape: Shape, rhs_is_constant: bool, isa: Isa, threa
         row_blocks = max(row_blocks, _line_blocks(shape, shared, isa))
         row_blocks = min(_cut(shape, tiling).count, -(-row_blocks // threads) * threads)
     else:
-        row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, threads)
+        row_blocks, panel_blocks = _share(shape, tiling, row_blocks, panel_blocks, isa, threads)
     return Plan(
         tiling,
         rhs,
@@ -397,7 +398,7 @@ def _line_blocks(shape: Shape, interleaved: tuple[int, ...], isa: Isa) -> int:
 
 
 def _share(
-    shape: Shape, tiling: Tiling, row_blocks: int, panel_blocks: int, threads: int
+    shape: Shape, tiling: Tiling, row_blocks: int, panel_blocks: int, isa: Isa, threads: int
 ) -> tuple[int, int]:
     """More blocks, so that threads get equal shares: of rows, or of panels if that is cheaper.
 
@@ -408,7 +409,7 @@ def _share(
     if outer % threads == 0 or by_rows * threads < _EVEN:
         return row_blocks, panel_blocks
     rows, panels = _shares(shape, tiling, row_blocks, panel_blocks, threads)
-    compute = shape.rows * shape.form.depth * shape.vectors / 2
+    compute = shape.rows * shape.form.depth * shape.vectors / isa.fmas
     if rows.tiles * compute + rows.reading <= panels.tiles * compute + panels.reading:
         return rows.blocks, panel_blocks
     return row_blocks, panels.blocks
@@ -454,8 +455,9 @@ def cycles(shape: Shape, isa: Isa, threads: int) -> float:
     """Estimated cycles of the direct kernel until the last thread is done."""
     columns = shape.vectors * shape.lanes
     outer = math.prod(loop.size for loop in shape.outer)
-    products = outer * shape.rows * shape.form.depth * columns / (2 * shape.lanes * _PEAK_SHARE)
+    fmas = outer * shape.rows * shape.form.depth * shape.vectors
+    products = fmas * (1 / isa.fmas + _BESIDE * isa.fmas)
     weights = shape.form.depth * columns * shape.form.rhs_dtype.nbytes
-    stream = weights / _STREAM if weights > isa.l2 // 2 else 0.0
+    stream = weights / STREAM if weights > isa.l2 // 2 else 0.0
     longer, shorter = max(products, stream), min(products, stream)
     return (longer + (1 - _HIDDEN) * shorter) / threads

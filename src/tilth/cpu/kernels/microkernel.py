@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import llvmlite.ir as ll
 
 from tilth.cpu.access import load
-from tilth.cpu.emit import I32, I64, PTR, VOID, Emitter, Val
+from tilth.cpu.emit import I32, I64, PTR, VOID, Emitter, Val, width
 from tilth.cpu.expression import convert
 from tilth.ir.types import DType
 
@@ -115,6 +115,32 @@ def accumulate(
     if inner.size % unroll:
         values = repeat(e, e.b.urem(trips, I64(unroll)), values, steps(1))
     return values[len(pointers) :]
+
+
+def with_earlier(
+    e: Emitter, slot: Val, accumulators: list[Val], block: Val, dtype: DType
+) -> list[Val]:
+    """The accumulators plus those that lie in `slot`, except for block 0 of the depth."""
+    before = e.b.block
+    more, ready = e.fn.append_basic_block("more"), e.fn.append_basic_block("ready")
+    e.b.cbranch(e.b.icmp_signed(">", block, I64(0)), more, ready)
+    e.b.position_at_end(more)
+    type_ = accumulators[0].type
+    add = e.b.fadd if dtype.is_float else e.b.add
+    nbytes = dtype.nbytes * width(type_)
+    totals = [
+        add(e.load(e.offset(slot, i * nbytes), type_, align=nbytes), acc)
+        for i, acc in enumerate(accumulators)
+    ]
+    e.b.branch(ready)
+    e.b.position_at_end(ready)
+    values = []
+    for acc, total in zip(accumulators, totals, strict=True):
+        phi = e.b.phi(type_)
+        phi.add_incoming(acc, before)
+        phi.add_incoming(total, more)
+        values.append(phi)
+    return values
 
 
 def _fetch(e: Emitter, pointer: Val, nbytes: int) -> Val:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from tilth.cpu.isa import Isa
 
 # Cycles per unit of depth, fitted to products whose operands come from L2.
-_FMAS = 2  # a core starts per cycle
 _LOADS = 1.6  # a core starts per cycle, sustained
 _CHAIN = 4.8  # an FMA's latency (4), and some slack for the scheduler
+_PANEL = 300  # bytes per cycle from L2 to the FMAs, beside them, if one starts per cycle
 _TILE_OVERHEAD = 24  # cycles to call a micro-kernel and to fill and drain its pipeline
 
 
@@ -85,8 +85,13 @@ class Tiling:
 def cycles(isa: Isa, rows: int, vectors: int) -> float:
     """Estimated cycles of a rows x vectors micro-kernel per unit of depth."""
     loads = rows + vectors
-    compute = rows * vectors / _FMAS + rows * isa.broadcast_cycles + vectors * isa.vector_cycles
+    compute = rows * vectors / isa.fmas + rows * isa.broadcast_cycles + vectors * isa.vector_cycles
     return max(compute, loads / _LOADS, _CHAIN)
+
+
+def reading(isa: Isa, nbytes: float) -> float:
+    """Estimated cycles that FMAs lose to reading so many bytes of the right operand from L2."""
+    return nbytes * isa.fmas / _PANEL
 
 
 def fits(isa: Isa, rows: int, vectors: int, fetching: bool = False) -> bool:

@@ -156,7 +156,6 @@ def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) 
 # Fitted to measurements on two threads, with weights from beyond L2. Cycles; bytes per cycle.
 _STREAM = 4.4  # weights from memory or L3
 _HIDDEN = 0.8  # how much of the shorter of multiplying and streaming hides behind the longer
-_PANEL = 150  # weights from L2 to the FMAs, beside them
 _DATA = 0.1  # cycles per byte of a patch that is transformed
 _CUT = 5  # times as many more for a patch that hangs over the border
 _RESULT = 0.06  # cycles per byte of products that are transformed
@@ -189,4 +188,4 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
 def _product(problem: Problem, tiling: Tiling, isa: Isa) -> float:
     """Estimated cycles of one product of all tiles; rows of register tiles read all weights."""
     weights = problem.channels * problem.vectors * isa.vector_bytes * tiling.width.count
-    return tiles.cost(isa, tiling, problem.channels) + weights / _PANEL
+    return tiles.cost(isa, tiling, problem.channels) + tiles.reading(isa, weights)

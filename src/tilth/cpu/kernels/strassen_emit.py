@@ -1,0 +1,379 @@
+"""The code of a product by Strassen's algorithm: work items, blocks of the depth, panels, products.
+
+With quarters A11 A12 / A21 A22 of the left operand, and so on, the seven products are
+
+    P0 = (A11 + A22) (B11 + B22)   P1 = (A21 + A22) B11   P2 = A11 (B12 - B22)
+    P3 = A22 (B21 - B11)   P4 = (A11 + A12) B22
+    P5 = (A21 - A11) (B11 + B12)   P6 = (A12 - A22) (B21 + B22)
+
+    C11 = P0 + P3 - P4 + P6   C12 = P2 + P4   C21 = P1 + P3   C22 = P0 - P1 + P2 + P5
+
+For a block of pairs of rows the left factors are made first, [product][pair][depth]; then, panel by
+panel, come the products, [product][pair][column], while the weights stream by, and the results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import llvmlite.ir as ll
+
+from tilth.cpu.access import load
+from tilth.cpu.emit import F32, I64, PTR, Emitter, Val, vector
+from tilth.cpu.isa import Isa
+from tilth.cpu.kernel import Operand
+from tilth.cpu.kernels.contraction_epilogue import Epilogue, line_of, step
+from tilth.cpu.kernels.contraction_form import LHS, RESULT, RHS, Loop
+from tilth.cpu.kernels.contraction_plan import Shape
+from tilth.cpu.kernels.microkernel import Depth, Stream, accumulate, unrolling, with_earlier
+from tilth.cpu.kernels.pieces import by_size, either, even_part, piece_start
+from tilth.cpu.kernels.space import decode, kernel_emitter, vector_loop
+from tilth.cpu.kernels.strassen_plan import FLOAT, PRODUCTS, Plan
+from tilth.ir.types import f32
+
+Range = tuple[int | Val, int | Val]
+
+
+def emit(
+    module: ll.Module,
+    isa: Isa,
+    name: str,
+    shape: Shape,
+    plan: Plan,
+    operands: tuple[Operand, ...],
+    result: Operand,
+) -> ll.Function:
+    """Define the kernel function `name` and the functions it calls."""
+    return _Nest(module, isa, name, shape, plan, operands, result).emit()
+
+
+class _Nest:
+    def __init__(
+        self,
+        module: ll.Module,
+        isa: Isa,
+        name: str,
+        shape: Shape,
+        plan: Plan,
+        operands: tuple[Operand, ...],
+        result: Operand,
+    ):
+        self.shape, self.plan, self.problem = shape, plan, plan.problem
+        epilogue = Epilogue(shape, operands, result.dtype)
+        self.e, pointers = kernel_emitter(module, isa, name, len(operands) + 1)
+        form = shape.form
+        self.base = [pointers[i] for i in (form.lhs, form.rhs, len(operands), *form.extras)]
+        self.sizes = (FLOAT, FLOAT, *(d.nbytes for d in epilogue.dtypes))
+        self.scratch, self.begin, self.end, _ = self.e.args[len(operands) + 1 :]
+        self.sums = self.e.offset(self.scratch, PRODUCTS * plan.data_plane)
+        self.parts = _Parts(module, isa, name, shape, plan, epilogue)
+
+    def emit(self) -> ll.Function:
+        e, plan = self.e, self.plan
+        outer = tuple(loop.size for loop in self.shape.outer)
+        with e.loop(self.begin, self.end) as item:
+            *index, block, part = decode(e, item, (*outer, plan.row_blocks, plan.panel_blocks))
+            pointers = self._outer(index)
+            groups = even_part(e, block, plan.tiling.width.count, plan.row_blocks)
+            panels = even_part(e, part, plan.tiling.panels.count, plan.panel_blocks)
+            first, stop = (piece_start(e, plan.tiling.width, g) for g in groups)
+            with e.loop(0, plan.depth_blocks) as depth:
+                self._combine(pointers[LHS], (first, stop), depth)
+                with e.loop(*panels) as panel:
+                    self._panel(pointers, panel, panels, groups, (first, stop), depth)
+        return e.finish()
+
+    def _outer(self, index: Sequence[int | Val]) -> list[Val]:
+        moved = list(self.base)
+        for i, loop in zip(index, self.shape.outer, strict=True):
+            for tensor, size in enumerate(self.sizes):
+                moved[tensor] = step(self.e, moved[tensor], i, loop.strides[tensor] * size)
+        return moved
+
+    def _combine(self, source: Val, pairs: Range, block: Val) -> None:
+        """The left factors of the seven products, for a block of the depth."""
+        e, shape, plan = self.e, self.shape, self.plan
+        *taps, chunk = decode(e, block, plan.depth_dims)
+        for i, tap in zip(taps, shape.taps, strict=False):
+            source = step(e, source, i, tap.strides[LHS] * FLOAT)
+        source = step(e, source, chunk, plan.chunk * shape.inner.strides[LHS] * FLOAT)
+        with e.loop(*pairs) as pair:
+            upper = self._row(source, pair)
+            target = step(e, self.scratch, e.b.sub(pair, e.i64(pairs[0])), plan.data_pitch)
+            other = e.b.add(pair, I64(self.problem.pairs))
+
+            def both(upper: Val = upper, other: Val = other, target: Val = target) -> None:
+                args = [upper, self._row(source, other), target]
+                e.b.call(self.parts.combine(True), args)
+
+            def alone(upper: Val = upper, target: Val = target) -> None:
+                e.b.call(self.parts.combine(False), [upper, upper, target])
+
+            if self.problem.rows % 2:
+                either(e, e.b.icmp_signed("<", other, I64(self.problem.rows)), both, alone)
+            else:
+                both()
+
+    def _row(self, pointer: Val, row: Val) -> Val:
+        """The left operand at a row, counted through the lines of the map."""
+        e, shape = self.e, self.shape
+        pointer = step(e, pointer, row, shape.width.strides[LHS] * FLOAT)
+        return step(e, pointer, line_of(e, shape, row), shape.gap(LHS) * FLOAT)
+
+    def _panel(
+        self,
+        pointers: list[Val],
+        panel: Val,
+        panels: Range,
+        groups: Range,
+        pairs: Range,
+        block: Val,
+    ) -> None:
+        cut = self.plan.tiling.panels
+        given = (pointers, panel, panels, groups, pairs, block)
+        if cut.count == 1 or cut.last == cut.width:
+            self._products(*given, cut.last)
+            return
+        either(
+            *(self.e, self.e.b.icmp_signed("==", panel, I64(cut.count - 1))),
+            lambda: self._products(*given, cut.last),
+            lambda: self._products(*given, cut.width),
+        )
+
+    def _products(
+        self,
+        pointers: list[Val],
+        panel: Val,
+        panels: Range,
+        groups: Range,
+        pairs: Range,
+        block: Val,
+        vectors: int,
+    ) -> None:
+        """The seven products for one panel, a register tile after the other; then the results."""
+        e, plan, cover = self.e, self.plan, self.plan.tiling.width
+        deep, width = self.problem.depth, plan.tiling.panels.width
+        weights = step(e, pointers[RHS], panel, PRODUCTS * deep * width * plan.vector)
+        weights = step(e, weights, block, plan.depth * vectors * plan.vector)
+        sums = self.sums
+        if plan.slots > 1:
+            number = e.b.sub(panel, e.i64(panels[0]))
+            sums = step(e, sums, number, PRODUCTS * plan.sum_plane)
+        run_bytes = plan.run * vectors * plan.vector
+        with e.loop(0, PRODUCTS) as product, e.loop(0, plan.runs) as run:
+            data = step(e, self.scratch, product, plan.data_plane)
+            data = step(e, data, run, plan.run * FLOAT)
+            right = step(e, weights, product, deep * vectors * plan.vector)
+            right = step(e, right, run, run_bytes)
+            following = e.offset(right, run_bytes)  # of this product, if not the next one's
+            target = step(e, sums, product, plan.sum_plane)
+            earlier = e.b.add(block, run)
+            with e.loop(*groups) as group:
+                row = e.b.sub(e.i64(piece_start(e, cover, group)), e.i64(pairs[0]))
+                number = e.b.sub(group, e.i64(groups[0]))
+                args = [
+                    step(e, data, row, plan.data_pitch),
+                    right,
+                    step(e, target, row, vectors * plan.vector),
+                    step(e, following, number, self.parts.fetched(vectors)),
+                    earlier,
+                ]
+
+                def call(rows: int, args: list[Val] = args) -> None:
+                    e.b.call(self.parts.product(rows, vectors), args)
+
+                by_size(e, cover, group, call)
+        done = e.b.icmp_signed("==", block, I64(plan.depth_blocks - 1))
+        with e.when(done):
+            self._results(pointers, e.b.mul(panel, I64(width)), pairs, sums, vectors)
+
+    def _results(
+        self, pointers: list[Val], first: Val, pairs: Range, sums: Val, vectors: int
+    ) -> None:
+        """The results of a panel: of its vectors with a full one in the right half, and others."""
+        e, shape = self.e, self.shape
+        ends = e.b.add(first, I64(vectors))
+        there, tail = shape.vectors // 2, shape.tail or shape.lanes  # of the right half
+        full = there - (tail < shape.lanes)
+        pieces = [(0, full, shape.lanes), (full, there, tail), (there, self.problem.vectors, 0)]
+        for start, stop, lanes in pieces:
+            if start == stop:
+                continue
+            begin = e.intrinsic("smax", first, I64(start))
+            moved = step(e, sums, e.b.sub(begin, first), self.plan.vector)
+            args = [*(e.i64(i) for i in pairs), begin, e.intrinsic("smin", ends, I64(stop))]
+            finish = self.parts.finish(vectors, lanes)
+            e.b.call(finish, [moved, *args, *pointers[RESULT:]])
+
+
+class _Parts:
+    """Internal functions of the module, made when they are first asked for."""
+
+    def __init__(
+        self, module: ll.Module, isa: Isa, name: str, shape: Shape, plan: Plan, epilogue: Epilogue
+    ):
+        self.module, self.isa, self.name = module, isa, name
+        self.shape, self.plan, self.epilogue = shape, plan, epilogue
+        self.lanes = vector(F32, shape.lanes)
+        self._made: dict[str, ll.Function] = {}
+
+    def _function(self, label: str, args: list[ll.Type]) -> Emitter:
+        e = Emitter(self.module, self.isa, f"{self.name}.{label}", args)
+        e.fn.linkage = "internal"
+        e.fn.attributes.add("noinline")
+        return e
+
+    # -- left factors ------------------------------------------------------------------------
+    def combine(self, both: bool) -> ll.Function:
+        """f(upper, lower, target): for one pair of rows; without `both` the lower one is zeros."""
+        label = "pair" if both else "single"
+        if label not in self._made:
+            e = self._function(label, [PTR] * 3)
+            upper, lower, target = e.args
+            self._rows(e, (upper, lower), target, self.shape.taps[self.plan.tap_loops :], both)
+            self._made[label] = e.finish()
+        return self._made[label]
+
+    def _rows(
+        self, e: Emitter, rows: tuple[Val, Val], target: Val, taps: Sequence[Loop], both: bool
+    ) -> None:
+        """All turns of these taps, side by side."""
+        count = self.plan.chunk or self.plan.problem.channels
+        if not taps:
+            self._run(e, rows, target, count, both)
+            return
+        tap, *rest = taps
+        count *= math.prod(loop.size for loop in rest)
+        with e.loop(0, tap.size) as i:
+            upper, lower = (step(e, row, i, tap.strides[LHS] * FLOAT) for row in rows)
+            self._rows(e, (upper, lower), step(e, target, i, count * FLOAT), rest, both)
+
+    def _run(self, e: Emitter, rows: tuple[Val, Val], target: Val, count: int, both: bool) -> None:
+        """Neighbouring channels of one tap."""
+        upper, lower = rows
+        stride = self.shape.inner.strides[LHS]
+        half = self.plan.problem.channels * stride * FLOAT
+
+        def some(at: int | Val, lanes: int, limit: int | Val | None) -> None:
+            def quarter(row: Val, right: int) -> Val:
+                where = step(e, e.offset(row, right * half), at, stride * FLOAT)
+                return load(e, where, f32, lanes, stride, limit)
+
+            a11, a12 = quarter(upper, 0), quarter(upper, 1)
+            zero = e.const(a11.type, 0)
+            a21, a22 = (quarter(lower, 0), quarter(lower, 1)) if both else (zero, zero)
+            add, sub = e.b.fadd, e.b.fsub
+            factors = (
+                *(add(a11, a22), add(a21, a22), a11, a22),
+                *(add(a11, a12), sub(a21, a11), sub(a12, a22)),
+            )
+            for product, factor in enumerate(factors):
+                where = step(e, e.offset(target, product * self.plan.data_plane), at, FLOAT)
+                if limit is None:
+                    e.store(factor, where)
+                else:
+                    e.masked_store(factor, where, limit)
+
+        vector_loop(e, count, self.shape.lanes, True, some)
+
+    # -- products ----------------------------------------------------------------------------
+    def product(self, rows: int, vectors: int) -> ll.Function:
+        """f(data, weights, sums, ahead, earlier): a register tile of a run of one product, added to
+        the sums if there are `earlier` ones. On the way it brings some bytes from `ahead` on into
+        L2.
+        """
+        label = f"product{rows}x{vectors}"
+        if label not in self._made:
+            self._made[label] = self._emit_product(label, rows, vectors)
+        return self._made[label]
+
+    def fetched(self, vectors: int) -> int:
+        """Bytes one call of `product` fetches ahead: its share of the next product's weights."""
+        return self._turns * self._pace(vectors)
+
+    @property
+    def _turns(self) -> int:
+        return max(1, self.plan.run // unrolling(0, fetching=True))
+
+    def _pace(self, vectors: int) -> int:
+        wanted = self.plan.run * vectors * self.plan.vector
+        return -(-wanted // (self.plan.block_groups * self._turns * 16)) * 16
+
+    def _emit_product(self, label: str, rows: int, vectors: int) -> ll.Function:
+        e, plan = self._function(label, [PTR] * 4 + [I64]), self.plan
+        data, weights, sums, ahead, earlier = e.args
+        lanes = tuple(v * plan.vector for v in range(vectors))
+        left = Stream(f32, f32, tuple(r * plan.data_pitch for r in range(rows)))
+        right = Stream(f32, f32, lanes, (None,) * vectors)
+        depth = Depth(plan.run, FLOAT, vectors * plan.vector)
+        accs = [e.const(self.lanes, 0)] * (rows * vectors)
+        pointers = [data, weights, ahead]
+        pace = self._pace(vectors)
+        accs = accumulate(e, left, right, pointers, (), depth, depth.size, accs, pace)
+        if plan.depth_blocks * plan.runs > 1:
+            accs = with_earlier(e, sums, accs, earlier, f32)
+        for i, acc in enumerate(accs):
+            e.store(acc, e.offset(sums, i * plan.vector), align=plan.vector)
+        return e.finish()
+
+    # -- results -----------------------------------------------------------------------------
+    def finish(self, width: int, right: int) -> ll.Function:
+        """f(sums, first, stop, v, end, result, extras...): results of pairs of rows [first, stop)
+        in vectors [v, end) of both halves, of which `right` lanes exist in the right one.
+
+        `sums` are those of pair `first` and vector `v`, of panels of `width` vectors.
+        """
+        label = f"finish{width}x{right}"
+        if label not in self._made:
+            self._made[label] = self._emit_finish(label, width, right)
+        return self._made[label]
+
+    def _emit_finish(self, label: str, width: int, right: int) -> ll.Function:
+        tensors = [PTR] * (1 + len(self.shape.form.extras))
+        e = self._function(label, [PTR] + [I64] * 4 + tensors)
+        sums, first, stop, begin, end, *pointers = e.args
+        p, vector_bytes = self.plan.problem, self.plan.vector
+        with e.loop(first, stop) as pair:
+            row = step(e, sums, e.b.sub(pair, first), width * vector_bytes)
+            upper = self._row(e, pointers, pair)
+            other = e.b.add(pair, I64(p.pairs))
+            lower = self._row(e, pointers, other)
+            exists = e.b.icmp_signed("<", other, I64(p.rows))
+            with e.loop(begin, end) as v:
+                at = step(e, row, e.b.sub(v, begin), vector_bytes)
+                (c11, c12), (c21, c22) = self._quarters(e, at)
+                self._store(e, upper, v, c11, c12, right)
+                if p.rows % 2:
+                    with e.when(exists):
+                        self._store(e, lower, v, c21, c22, right)
+                else:
+                    self._store(e, lower, v, c21, c22, right)
+        return e.finish()
+
+    def _quarters(self, e: Emitter, sums: Val) -> tuple[tuple[Val, Val], tuple[Val, Val]]:
+        p = [
+            e.load(e.offset(sums, i * self.plan.sum_plane), self.lanes, align=self.plan.vector)
+            for i in range(PRODUCTS)
+        ]
+        add, sub = e.b.fadd, e.b.fsub
+        return (
+            (add(sub(add(p[0], p[3]), p[4]), p[6]), add(p[2], p[4])),
+            (add(p[1], p[3]), add(add(sub(p[0], p[1]), p[2]), p[5])),
+        )
+
+    def _row(self, e: Emitter, pointers: Sequence[Val], row: Val) -> list[Val]:
+        return self.epilogue.row(e, pointers, 0, row, line_of(e, self.shape, row))
+
+    def _store(
+        self, e: Emitter, pointers: Sequence[Val], v: Val, left: Val, right: Val, lanes: int
+    ) -> None:
+        """Finish and store a vector of a row's left half, and the one of its right half."""
+        half = e.b.add(v, I64(self.plan.problem.vectors))
+        count = None if lanes == self.shape.lanes else lanes
+        halves: list[tuple[Val, Val, int | None]] = [(v, left, None)]
+        halves += [(half, right, count)] if lanes else []
+        for index, value, counted in halves:
+            moved = self.epilogue.vector(e, pointers, index)
+            known = self.epilogue.row_invariant(e, moved, [counted])
+            self.epilogue.finish(e, moved, known, [value], [counted])
