@@ -30,6 +30,9 @@ format: $(VENV)/.test ## format and fix what ruff can fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# of machines like this one
+RESULTS = $(shell $(BIN)/python benchmarks/results_file.py)
+
 check-models: $(VENV)/.bench ## MODELS=folder: every model right and one compiled region
 	$(BIN)/python benchmarks/models.py --check $(MODELS)
 
@@ -37,24 +40,24 @@ check-arm: $(VENV)/.test ## run kernels and a model as AArch64 code; needs Debia
 	$(BIN)/pytest tests/cpu/test_arm.py -rs
 
 bench: $(VENV)/.bench ## MODELS=folder: time models and operators next to the rivals
-	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/models.json
-	$(BIN)/python benchmarks/operators.py --json benchmarks/results/operators.json
+	$(BIN)/python benchmarks/models.py $(MODELS) --json $(RESULTS)/models.json
+	$(BIN)/python benchmarks/operators.py --json $(RESULTS)/operators.json
 
 zoo: $(VENV)/.zoo ## MODELS=folder: write models of many other architectures there, and time them
 	$(BIN)/python benchmarks/zoo.py $(MODELS)
-	$(BIN)/python benchmarks/models.py $(MODELS) --json benchmarks/results/zoo.json
+	$(BIN)/python benchmarks/models.py $(MODELS) --json $(RESULTS)/zoo.json
 
 batches: $(VENV)/.bench ## MODELS=folder: time batches of 8 and 32 samples next to the rivals
-	$(BIN)/python benchmarks/batches.py $(MODELS) --json benchmarks/results/batches.json
+	$(BIN)/python benchmarks/batches.py $(MODELS) --json $(RESULTS)/batches.json
 
 numerics: $(VENV)/.bench ## MODELS=folder: errors of whole models against double precision
-	$(BIN)/python benchmarks/numerics.py $(MODELS) --json benchmarks/results/numerics.json
+	$(BIN)/python benchmarks/numerics.py $(MODELS) --json $(RESULTS)/numerics.json
 
 latency: $(VENV)/.demo ## MODELS=folder: are calls even, without allocation, and idle threads idle?
-	$(BIN)/python benchmarks/latency.py $(MODELS)/*.onnx --json benchmarks/results/latency.json
+	$(BIN)/python benchmarks/latency.py $(MODELS)/*.onnx --json $(RESULTS)/latency.json
 
 memory: $(VENV)/.demo ## peak memory of a model with 3 GiB of weights in an external file
-	$(BIN)/python benchmarks/big_model.py --json benchmarks/results/big_model.json
+	$(BIN)/python benchmarks/big_model.py --json $(RESULTS)/big_model.json
 
 conformance: $(VENV)/.test ## run the official ONNX backend tests and write docs/onnx.md
 	$(BIN)/python benchmarks/conformance.py --write

@@ -3,8 +3,9 @@
 usage: readme.py [demo] [speed] [batches] [numerics]      (default: all)
 
 The demo is run afresh; the tables come from the files in `results/` as `models.py`, `operators.py`,
-`batches.py` and `numerics.py` left them. Each part stands between `<!-- NAME:begin -->` and
-`<!-- NAME:end -->`. Tests hold that the tables are those of the committed results.
+`batches.py` and `numerics.py` left them, one for each machine. Each part stands between
+`<!-- NAME:begin -->` and `<!-- NAME:end -->`. Tests hold that the tables are those of the committed
+results.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from results_file import RESULTS
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def demo() -> str:
@@ -33,25 +35,34 @@ def demo() -> str:
 
 
 def speed() -> str:
-    """The speed table, how it was measured, and the best operators."""
-    models = json.loads((RESULTS / "models.json").read_text())
-    operators = json.loads((RESULTS / "operators.json").read_text())
-    return "\n\n".join([_conditions(models), _table(models), _operators(operators)])
+    """How models were measured, and for each machine a table and the best operators."""
+    parts = [_CONDITIONS]
+    for folder in _folders("models"):
+        models = json.loads((folder / "models.json").read_text())
+        operators = json.loads((folder / "operators.json").read_text())
+        parts += [_machine(models), _table(models), _operators(operators)]
+    return "\n\n".join(parts)
 
 
-def _conditions(models: dict[str, Any]) -> str:
-    machine = models["machine"]
+_CONDITIONS = (
+    "Median milliseconds for one call, batch 1, float32. One process per engine, taking turns "
+    "while the others sleep (`make bench`). Tilth multiplies by Winograd's and Strassen's "
+    "algorithms, or by six bf16 products in place of one where there is a matrix unit, unless "
+    '`precision="exact"` is asked for. *Ratio* is Tilth over the better of the other two: below 1 '
+    "is faster. *First result* is from import to output, cold and from the cache. *Error* is the "
+    "largest difference to ONNX Runtime's outputs over the largest output. *MiB* is the peak "
+    "memory of Tilth's process."
+)
+
+
+def _machine(document: dict[str, Any]) -> str:
+    """What was measured on, with which versions, when."""
+    machine = document["machine"]
     versions = machine["versions"]
     return (
-        f"Median milliseconds for one call, batch 1, float32, {machine['threads']} threads on "
-        f"{machine['processor']} ({', '.join(machine['features'])}), {machine['date']}; "
-        f"ONNX Runtime {versions['onnxruntime']}, OpenVINO {versions['openvino']}. One process per "
-        "engine, taking turns while the others sleep (`make bench`). Tilth multiplies by "
-        "Winograd's and Strassen's algorithms, or by six bf16 products in place of one where there "
-        'is a matrix unit, unless `precision="exact"` is asked for. *Ratio* is Tilth over the '
-        "better of the other two: below 1 is faster. *First result* is from import to output, cold "
-        "and from the cache. *Error* is the largest difference to ONNX Runtime's outputs over the "
-        "largest output. *MiB* is the peak memory of Tilth's process."
+        f"**{machine['processor']}**, {machine['threads']} threads "
+        f"({', '.join(machine['features'])}), {machine['date']}; ONNX Runtime "
+        f"{versions['onnxruntime']}, OpenVINO {versions['openvino']}:"
     )
 
 
@@ -89,10 +100,11 @@ def _operators(operators: dict[str, Any]) -> str:
 
 
 def batches() -> str:
-    """Milliseconds and ratios for several samples a call."""
-    measured = _results("batches")
-    if measured is None:
-        return ""
+    """Milliseconds and ratios for several samples a call, for each machine."""
+    return "\n\n".join(map(_batches, _documents("batches")))
+
+
+def _batches(measured: dict[str, Any]) -> str:
     lines = ["| model | samples | Tilth | best rival | ratio |", "|---|--:|--:|--:|--:|"]
     for row in measured["models"]:
         cells = "| failed | | |"
@@ -102,14 +114,16 @@ def batches() -> str:
             cells = f"| {ours:.2f} | {min(medians.values()):.2f} | {row['ratio']:.2f} |"
         lines.append(f"| {row['model']} | {row['batch']} {cells}")
     means = (f"{mean:.2f} at {b} samples" for b, mean in measured["geometric_means"].items())
-    return "\n".join([*lines, "", f"Geometric means of the ratios: {', '.join(means)}."])
+    means_line = f"Geometric means of the ratios: {', '.join(means)}."
+    return "\n".join([_machine(measured), "", *lines, "", means_line])
 
 
 def numerics() -> str:
-    """Errors against double precision."""
-    measured = _results("numerics")
-    if measured is None:
-        return ""
+    """Errors against double precision, for each machine."""
+    return "\n\n".join(map(_numerics, _documents("numerics")))
+
+
+def _numerics(measured: dict[str, Any]) -> str:
     lines = [
         '| model | Tilth | Winograd | `precision="exact"` | ONNX Runtime |',
         "|---|--:|---|--:|--:|",
@@ -118,13 +132,16 @@ def numerics() -> str:
         default, *others = (f"{row[name]:.1e}" for name in ("default", "exact", "onnxruntime"))
         cells = (row["model"], default, "yes" if row["winograd"] else "no", *others)
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([_machine(measured), "", *lines])
 
 
-def _results(name: str) -> dict[str, Any] | None:
-    """What a benchmark left; None where it has not been run yet."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def _documents(name: str) -> list[dict[str, Any]]:
+    """What a benchmark left, on each machine where it was run."""
+    return [json.loads((folder / f"{name}.json").read_text()) for folder in _folders(name)]
+
+
+def _folders(name: str) -> list[Path]:
+    return sorted(path.parent for path in RESULTS.glob(f"*/{name}.json"))
 
 
 PARTS = {

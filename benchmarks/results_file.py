@@ -1,5 +1,6 @@
 """The file of a benchmark's results: written after each model, so that a run cut off loses none.
 
+Machines of one kind have a folder in `results/`; run as a program, this prints this machine's.
 A row is what was measured of one model (and, say, one batch size), with the day. With `--add`, rows
 of other models stay in the file, if they are from the same machine and the same versions.
 """
@@ -12,8 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tilth.tools.machine import describe_machine
+
+RESULTS = Path(__file__).parent / "results"
+_WIDEST = {"amx_tile": "amx", "avx512f": "avx512", "avx2": "avx2", "asimd": "neon"}
+
 Row = Mapping[str, Any]
 Summary = Callable[[Sequence[Row]], Mapping[str, Any]]
+
+
+def folder(machine: Mapping[str, Any]) -> Path:
+    """Where results of machines like this one lie: one for each maker and widest vector unit."""
+    maker = str(machine["processor"]).replace("(", " ").split()[0].lower()
+    units = (unit for feature, unit in _WIDEST.items() if feature in machine["features"])
+    return RESULTS / f"{maker}-{next(units, 'other')}"
 
 
 class MixedResultsError(ValueError):
@@ -71,3 +84,9 @@ class ResultsFile:
         draft = self._path.with_suffix(".part")
         draft.write_text(json.dumps(self.document(), indent=1) + "\n")
         os.replace(draft, self._path)
+
+
+if __name__ == "__main__":
+    place = folder(describe_machine(threads=1))
+    place.mkdir(parents=True, exist_ok=True)
+    print(place)

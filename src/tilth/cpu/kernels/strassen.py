@@ -18,6 +18,8 @@ Geijn, "Strassen's Algorithm Reloaded", 2016.
 
 from __future__ import annotations
 
+import itertools
+
 import llvmlite.ir as ll
 import numpy as np
 
@@ -67,7 +69,14 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
                 plan.weights,
                 constant,
                 lambda place: pack(place, weights, shape, plan),
-                ("strassen", weights.strides, shape.form.k, shape.columns, plan.tiling.panels),
+                (
+                    "strassen",
+                    weights.strides,
+                    shape.form.k,
+                    shape.columns,
+                    plan.tiling.panels,
+                    plan.depth,
+                ),
             )
         },
     )
@@ -115,7 +124,8 @@ def shape_of(task: Task) -> Shape:
 
 
 def pack(place: np.ndarray, weights: Operand, shape: Shape, plan: Plan) -> None:
-    """Write sums of quarters of the weights as [panel][product][depth][column of the panel]."""
+    """Write sums of quarters of the weights as [block of the depth][panel][product][depth][column
+    of the panel]: in the order of their use."""
     source, loops = with_operand_strides(weights), (*shape.form.k, shape.columns)
     seen = np.lib.stride_tricks.as_strided(
         source,
@@ -129,13 +139,13 @@ def pack(place: np.ndarray, weights: Operand, shape: Shape, plan: Plan) -> None:
     )
     half, done = p.vectors * p.lanes, 0
     place = place.view(np.float32)
-    for panel in range(panels.count):
+    for top, panel in itertools.product(range(0, p.depth, plan.depth), range(panels.count)):
         start = panel * panels.width * p.lanes
         stop = min(start + panels.width * p.lanes, half)
-        size = PRODUCTS * p.depth * (stop - start)
-        target = place[done : done + size].reshape(PRODUCTS, p.depth, stop - start)
+        size = PRODUCTS * plan.depth * (stop - start)
+        target = place[done : done + size].reshape(PRODUCTS, plan.depth, stop - start)
         quarters = [
-            _columns(part, first + start, first + stop)
+            _columns(part[top : top + plan.depth], first + start, first + stop)
             for part in (upper, lower)
             for first in (0, half)
         ]

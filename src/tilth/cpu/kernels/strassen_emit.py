@@ -9,13 +9,15 @@ With quarters A11 A12 / A21 A22 of the left operand, and so on, the seven produc
     C11 = P0 + P3 - P4 + P6   C12 = P2 + P4   C21 = P1 + P3   C22 = P0 - P1 + P2 + P5
 
 For a block of pairs of rows the left factors are made first, [product][pair][depth]; then, panel by
-panel, come the products, [product][pair][column], while the weights stream by, and the results.
+panel, come the products, [product][pair][column], while the right factors, [block of the depth]
+[panel][product][depth][column], stream by, and the results.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import llvmlite.ir as ll
 
@@ -48,6 +50,16 @@ def emit(
     return _Nest(module, isa, name, shape, plan, operands, result).emit()
 
 
+@dataclass(frozen=True)
+class _Item:
+    """A work item: pointers of all tensors, and ranges of register tiles, their pairs, panels."""
+
+    pointers: list[Val]
+    groups: Range
+    pairs: tuple[Val, Val]
+    panels: Range
+
+
 class _Nest:
     def __init__(
         self,
@@ -72,16 +84,16 @@ class _Nest:
     def emit(self) -> ll.Function:
         e, plan = self.e, self.plan
         outer = tuple(loop.size for loop in self.shape.outer)
-        with e.loop(self.begin, self.end) as item:
-            *index, block, part = decode(e, item, (*outer, plan.row_blocks, plan.panel_blocks))
-            pointers = self._outer(index)
+        with e.loop(self.begin, self.end) as number:
+            *index, block, part = decode(e, number, (*outer, plan.row_blocks, plan.panel_blocks))
             groups = even_part(e, block, plan.tiling.width.count, plan.row_blocks)
+            first, stop = (e.i64(piece_start(e, plan.tiling.width, g)) for g in groups)
             panels = even_part(e, part, plan.tiling.panels.count, plan.panel_blocks)
-            first, stop = (piece_start(e, plan.tiling.width, g) for g in groups)
+            item = _Item(self._outer(index), groups, (first, stop), panels)
             with e.loop(0, plan.depth_blocks) as depth:
-                self._combine(pointers[LHS], (first, stop), depth)
+                self._combine(item, depth)
                 with e.loop(*panels) as panel:
-                    self._panel(pointers, panel, panels, groups, (first, stop), depth)
+                    self._panel(item, panel, depth)
         return e.finish()
 
     def _outer(self, index: Sequence[int | Val]) -> list[Val]:
@@ -91,16 +103,17 @@ class _Nest:
                 moved[tensor] = step(self.e, moved[tensor], i, loop.strides[tensor] * size)
         return moved
 
-    def _combine(self, source: Val, pairs: Range, block: Val) -> None:
+    def _combine(self, item: _Item, block: Val) -> None:
         """The left factors of the seven products, for a block of the depth."""
         e, shape, plan = self.e, self.shape, self.plan
         *taps, chunk = decode(e, block, plan.depth_dims)
+        source = item.pointers[LHS]
         for i, tap in zip(taps, shape.taps, strict=False):
             source = step(e, source, i, tap.strides[LHS] * FLOAT)
         source = step(e, source, chunk, plan.chunk * shape.inner.strides[LHS] * FLOAT)
-        with e.loop(*pairs) as pair:
+        with e.loop(*item.pairs) as pair:
             upper = self._row(source, pair)
-            target = step(e, self.scratch, e.b.sub(pair, e.i64(pairs[0])), plan.data_pitch)
+            target = step(e, self.scratch, e.b.sub(pair, item.pairs[0]), plan.data_pitch)
             other = e.b.add(pair, I64(self.problem.pairs))
 
             def both(upper: Val = upper, other: Val = other, target: Val = target) -> None:
@@ -121,76 +134,61 @@ class _Nest:
         pointer = step(e, pointer, row, shape.width.strides[LHS] * FLOAT)
         return step(e, pointer, line_of(e, shape, row), shape.gap(LHS) * FLOAT)
 
-    def _panel(
-        self,
-        pointers: list[Val],
-        panel: Val,
-        panels: Range,
-        groups: Range,
-        pairs: Range,
-        block: Val,
-    ) -> None:
+    def _panel(self, item: _Item, panel: Val, block: Val) -> None:
         cut = self.plan.tiling.panels
-        given = (pointers, panel, panels, groups, pairs, block)
         if cut.count == 1 or cut.last == cut.width:
-            self._products(*given, cut.last)
+            self._products(item, panel, block, cut.last)
             return
         either(
             *(self.e, self.e.b.icmp_signed("==", panel, I64(cut.count - 1))),
-            lambda: self._products(*given, cut.last),
-            lambda: self._products(*given, cut.width),
+            lambda: self._products(item, panel, block, cut.last),
+            lambda: self._products(item, panel, block, cut.width),
         )
 
-    def _products(
-        self,
-        pointers: list[Val],
-        panel: Val,
-        panels: Range,
-        groups: Range,
-        pairs: Range,
-        block: Val,
-        vectors: int,
-    ) -> None:
+    def _products(self, item: _Item, panel: Val, block: Val, vectors: int) -> None:
         """The seven products for one panel, a register tile after the other; then the results."""
-        e, plan, cover = self.e, self.plan, self.plan.tiling.width
-        deep, width = self.problem.depth, plan.tiling.panels.width
-        weights = step(e, pointers[RHS], panel, PRODUCTS * deep * width * plan.vector)
-        weights = step(e, weights, block, plan.depth * vectors * plan.vector)
+        e, plan = self.e, self.plan
+        depth_bytes, run_bytes = (d * vectors * plan.vector for d in (plan.depth, plan.run))
+        weights = step(e, item.pointers[RHS], block, plan.weights // plan.depth_blocks)
+        width = plan.tiling.panels.width
+        weights = step(e, weights, panel, PRODUCTS * plan.depth * width * plan.vector)
         sums = self.sums
         if plan.slots > 1:
-            number = e.b.sub(panel, e.i64(panels[0]))
+            number = e.b.sub(panel, e.i64(item.panels[0]))
             sums = step(e, sums, number, PRODUCTS * plan.sum_plane)
-        run_bytes = plan.run * vectors * plan.vector
         with e.loop(0, PRODUCTS) as product, e.loop(0, plan.runs) as run:
-            data = step(e, self.scratch, product, plan.data_plane)
-            data = step(e, data, run, plan.run * FLOAT)
-            right = step(e, weights, product, deep * vectors * plan.vector)
-            right = step(e, right, run, run_bytes)
-            following = e.offset(right, run_bytes)  # of this product, if not the next one's
-            target = step(e, sums, product, plan.sum_plane)
-            earlier = e.b.add(block, run)
-            with e.loop(*groups) as group:
-                row = e.b.sub(e.i64(piece_start(e, cover, group)), e.i64(pairs[0]))
-                number = e.b.sub(group, e.i64(groups[0]))
-                args = [
-                    step(e, data, row, plan.data_pitch),
-                    right,
-                    step(e, target, row, vectors * plan.vector),
-                    step(e, following, number, self.parts.fetched(vectors)),
-                    earlier,
-                ]
+            left = step(e, self.scratch, product, plan.data_plane)
+            right = step(e, weights, product, depth_bytes)
+            pointers = [
+                step(e, left, run, plan.run * FLOAT),
+                step(e, right, run, run_bytes),
+                step(e, sums, product, plan.sum_plane),
+            ]
+            self._tiles(item, pointers, e.b.add(block, run), vectors)
+        with e.when(e.b.icmp_signed("==", block, I64(plan.depth_blocks - 1))):
+            self._results(item, e.b.mul(panel, I64(width)), sums, vectors)
 
-                def call(rows: int, args: list[Val] = args) -> None:
-                    e.b.call(self.parts.product(rows, vectors), args)
+    def _tiles(self, item: _Item, pointers: Sequence[Val], earlier: Val, vectors: int) -> None:
+        """A run of one product, from left and right factors into sums, which fetches the next."""
+        e, plan, cover = self.e, self.plan, self.plan.tiling.width
+        left, right, sums = pointers
+        following = e.offset(right, plan.run * vectors * plan.vector)
+        with e.loop(*item.groups) as group:
+            row = e.b.sub(e.i64(piece_start(e, cover, group)), item.pairs[0])
+            number = e.b.sub(group, e.i64(item.groups[0]))
+            args = [
+                step(e, left, row, plan.data_pitch),
+                right,
+                step(e, sums, row, vectors * plan.vector),
+                step(e, following, number, self.parts.fetched(vectors)),
+                earlier,
+            ]
+            by_size(
+                *(e, cover, group),
+                lambda rows: e.b.call(self.parts.product(rows, vectors), args),
+            )
 
-                by_size(e, cover, group, call)
-        done = e.b.icmp_signed("==", block, I64(plan.depth_blocks - 1))
-        with e.when(done):
-            self._results(pointers, e.b.mul(panel, I64(width)), pairs, sums, vectors)
-
-    def _results(
-        self, pointers: list[Val], first: Val, pairs: Range, sums: Val, vectors: int
-    ) -> None:
+    def _results(self, item: _Item, first: Val, sums: Val, vectors: int) -> None:
         """The results of a panel: of its vectors with a full one in the right half, and others."""
         e, shape = self.e, self.shape
         ends = e.b.add(first, I64(vectors))
@@ -202,9 +200,8 @@ class _Nest:
                 continue
             begin = e.intrinsic("smax", first, I64(start))
             moved = step(e, sums, e.b.sub(begin, first), self.plan.vector)
-            args = [*(e.i64(i) for i in pairs), begin, e.intrinsic("smin", ends, I64(stop))]
-            finish = self.parts.finish(vectors, lanes)
-            e.b.call(finish, [moved, *args, *pointers[RESULT:]])
+            args = [moved, *item.pairs, begin, e.intrinsic("smin", ends, I64(stop))]
+            e.b.call(self.parts.finish(vectors, lanes), [*args, *item.pointers[RESULT:]])
 
 
 class _Parts:
