@@ -112,7 +112,7 @@ def test_a_process_that_dies_costs_one_case(monkeypatch, code: str, told: str):
         raise TilthError("fine")
 
     monkeypatch.setattr(tilth, "load", load)
-    monkeypatch.setattr("fuzz_workers.SECONDS", 1.0)
+    monkeypatch.setattr("fuzz_workers.SECONDS", 3.0)  # a GiB may take one to be filled
     monkeypatch.setattr("fuzz_workers.STILL_SECONDS", 1.5)
     monkeypatch.setattr("fuzz_workers.MEMORY", 1 << 30)
     results = judged([b"good", b"bad", b"good"])
