@@ -191,8 +191,15 @@ def test_results_of_different_machines_are_not_mixed(results_file: ModuleType, t
     assert path.read_text() == before
 
 
+def committed(name: str) -> list[Path]:
+    """Results of this name, of all machines; there are some."""
+    paths = list((ROOT / "benchmarks" / "results").glob(f"*/{name}.json"))
+    assert paths
+    return paths
+
+
 def test_all_committed_results_can_be_added_to(results_file: ModuleType):
-    for path in (ROOT / "benchmarks" / "results").glob("*/*.json"):
+    for path in committed("*"):
         document = json.loads(path.read_text())
         rows = "kernels" if path.stem == "tuning" else "models"
         if rows in document:
@@ -203,7 +210,7 @@ def test_all_committed_results_can_be_added_to(results_file: ModuleType):
 @pytest.mark.parametrize("script", ["models", "batches", "tuning"])
 def test_the_summary_of_committed_results_is_that_of_their_rows(script: str, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    for path in (ROOT / "benchmarks" / "results").glob(f"*/{script}.json"):
+    for path in committed(script):
         document = json.loads(path.read_text())
         rows = document["kernels" if script == "tuning" else "models"]
         summary = importlib.import_module(script).summary(rows)
@@ -212,7 +219,7 @@ def test_the_summary_of_committed_results_is_that_of_their_rows(script: str, mon
 
 
 def test_results_lie_with_those_of_machines_like_theirs(results_file: ModuleType):
-    for path in results_file.RESULTS.glob("*/*.json"):
+    for path in committed("*"):
         assert results_file.folder(json.loads(path.read_text())["machine"]) == path.parent
 
 
@@ -281,7 +288,7 @@ def test_the_memory_of_a_big_model_is_measured_step_by_step(monkeypatch, tmp_pat
 
 
 def test_a_big_model_took_less_than_its_bound():
-    for path in (ROOT / "benchmarks" / "results").glob("*/big_model.json"):
+    for path in committed("big_model"):
         results = json.loads(path.read_text())
         assert results["weights"] >= 3 << 30
         assert all(step["ratio"] < 1.3 for step in results["steps"])

@@ -116,11 +116,11 @@ class _Nest:
             target = step(e, self.scratch, e.b.sub(pair, item.pairs[0]), plan.data_pitch)
             other = e.b.add(pair, I64(self.problem.pairs))
 
-            def both(upper: Val = upper, other: Val = other, target: Val = target) -> None:
+            def both() -> None:
                 args = [upper, self._row(source, other), target]
                 e.b.call(self.parts.combine(True), args)
 
-            def alone(upper: Val = upper, target: Val = target) -> None:
+            def alone() -> None:
                 e.b.call(self.parts.combine(False), [upper, upper, target])
 
             if self.problem.rows % 2:
