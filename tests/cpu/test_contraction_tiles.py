@@ -44,7 +44,8 @@ def test_a_chosen_tile_fits_the_registers_and_wastes_little(isa, height, width, 
 def test_inner_loop_is_fmas_without_spills(name):
     """Accumulators stay in registers: the loop over the depth never touches the stack."""
     isa = ISAS[name]
-    assembly = _assembly(isa, 96, 256, 12 * isa.lanes)
+    columns = 12 * isa.lanes
+    assembly = _assembly(isa, _product, (96, 256), (256, columns), (96, columns))
     loops = [block for block in loops_of(assembly) if FMA[name] in block]
     assert loops
     for block in loops:
@@ -54,11 +55,36 @@ def test_inner_loop_is_fmas_without_spills(name):
         assert fmas >= 2 * 12 and rest <= fmas  # at most a load per FMA
 
 
-def _assembly(isa, m, k, n) -> str:
-    body = body_of(
-        lambda x, w: op.dot_general(x, w, lhs_contract=(1,), rhs_contract=(0,)), (m, k), (k, n)
-    )
-    x, w, y = (np.zeros(s, np.float32) for s in ((m, k), (k, n), (m, n)))
+@pytest.mark.parametrize("name", FMA)
+def test_windows_that_overlap_cause_no_spills(name):
+    """What one row of a tile reads in a step, another reads in a later one."""
+    isa = ISAS[name]
+
+    def convolve(x, w):
+        return op.convolution(
+            *(x, w),
+            strides=(1, 1),
+            padding=((0, 0), (0, 0)),
+            lhs_dilation=(1, 1),
+            rhs_dilation=(1, 1),
+            groups=1,
+            layout="channels_last",
+        )
+
+    assembly = _assembly(isa, convolve, (1, 34, 34, 3), (3, 3, 3, 64), (1, 32, 32, 64))
+    loops = [block for block in loops_of(assembly) if FMA[name] in block]
+    assert loops
+    for block in loops:
+        assert not re.search(STACK[name], block)
+
+
+def _product(x, w):
+    return op.dot_general(x, w, lhs_contract=(1,), rhs_contract=(0,))
+
+
+def _assembly(isa, build, *shapes) -> str:
+    body = body_of(build, *shapes[:2])
+    x, w, y = (np.zeros(s, np.float32) for s in shapes)
     operands = (operand(x), operand(w, constant=True))
     kernel = contraction.lower(Task(body, operands, (operand(y),), isa, 1))
     module = new_module(isa, "test")

@@ -7,6 +7,7 @@ static, except where rows are counted through the lines of a map.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,6 +77,8 @@ def accumulate(
     it is then positive.
     """
     unroll = unrolling(len(accumulators), pace is not None)
+    if pace is None:
+        unroll = min(unroll, _nearest(lhs, abs(inner.lhs)))
     fetched = pace or LINE
     if taps:
         tap, *rest = taps
@@ -115,6 +118,17 @@ def accumulate(
     if inner.size % unroll:
         values = repeat(e, e.b.urem(trips, I64(unroll)), values, steps(1))
     return values[len(pointers) :]
+
+
+def _nearest(lhs: Stream, step: int) -> int:
+    """The fewest units of depth between two rows, as in windows over few channels.
+
+    Longer turns would read an element for one row, and again for another: LLVM would keep it, in a
+    register that is not there.
+    """
+    places = [at for at in lhs.displacements if isinstance(at, int)]
+    apart = {abs(a - b) for a, b in itertools.combinations(places, 2)} - {0}
+    return min((d // step for d in apart if step and d % step == 0), default=LINE)
 
 
 def with_earlier(
