@@ -8,7 +8,7 @@ too (see `tuner`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any, Protocol
 
 from tilth.cpu.kernel import Kernel, Task
@@ -22,6 +22,7 @@ from tilth.cpu.kernels import (
     winograd,
     winograd_plan,
 )
+from tilth.cpu.kernels.space import body_key
 
 Choice = contraction_plan.Plan | winograd_plan.Plan | strassen_plan.Plan | split_bf16_plan.Plan
 MOST = 30  # candidates
@@ -33,8 +34,11 @@ class Algorithm(Protocol):
     def pays(self, task: Task, /) -> bool:
         """Can it compute this one, and is it expected to be faster than those after it?"""
 
+    def choose(self, task: Task, /) -> Any:
+        """The plan that it expects to be the fastest, if it can compute this one."""
+
     def plans(self, task: Task, /) -> list[Any]:
-        """Plans that `lower` may be given, the one it would choose first; none if it cannot."""
+        """Plans that `lower` may be given, the one of `choose` first; none if it cannot."""
 
     def lower(self, task: Task, plan: Any = None, /) -> Kernel:
         """The kernel, by its best plan or by this one. Raises CompileError."""
@@ -48,13 +52,30 @@ _ALGORITHMS: dict[type, Algorithm] = {  # by their plans; the first that pays is
 }
 
 
+class Estimates:
+    """Lowers contractions as estimated to be fastest; those that are alike are weighed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Choice] = {}
+
+    def __call__(self, task: Task) -> Kernel:
+        """A `Lower`. Raises CompileError."""
+        if task.exact:
+            return contraction.lower_exact(task)
+        if not task.results[0].size:
+            return contraction.lower(task)
+        constant = tuple(view.constant is not None for view in task.operands)
+        key = (body_key(task.body), task.layouts, constant, task.isa, task.threads)
+        if key not in self._known:
+            self._known[key] = next(_ranked(task)).choose(task)
+        return lower(task, self._known[key])
+
+
 def lower(task: Task, choice: Choice | None = None) -> Kernel:
     """The kernel for one of the `candidates`, or the first of them. Raises CompileError."""
-    if choice is not None:
-        return _ALGORITHMS[type(choice)].lower(task, choice)
-    if task.exact:
-        return contraction.lower_exact(task)
-    return next(_ranked(task)).lower(task)
+    if choice is None:
+        return Estimates()(task)
+    return _ALGORITHMS[type(choice)].lower(task, choice)
 
 
 def candidates(task: Task) -> list[Choice]:

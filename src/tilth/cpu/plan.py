@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tilth.cpu import choices, control, kernels
+from tilth.cpu import control, kernels
 from tilth.cpu.attention import join_attention
 from tilth.cpu.chains import join_chains
+from tilth.cpu.choices import Estimates
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Lower, Packed, Task
 from tilth.cpu.kernels import attention
@@ -26,18 +27,18 @@ VIEW_OPS = frozenset({"reshape", "transpose", "slice", "reverse", "broadcast_in_
 
 
 def plan(
-    graph: Graph, isa: Isa, threads: int, exact: bool = False, lower: Lower = choices.lower
+    graph: Graph, isa: Isa, threads: int, exact: bool = False, lower: Lower | None = None
 ) -> list[Item]:
     """What computes `graph`, in order. Raises CompileError.
 
     `exact` keeps to algorithms that compute what the graph says, term by term. `lower` chooses how
-    contractions are computed.
+    contractions are computed; by default, estimates do.
     """
     inputs, outputs = (
         [dense_view(Buffer(kind, v.tensor.nbytes, i), v.tensor) for i, v in enumerate(values)]
         for kind, values in (("input", graph.inputs), ("output", graph.outputs))
     )
-    return Planner(graph, isa, threads, exact, lower).run(inputs, outputs)
+    return Planner(graph, isa, threads, exact, lower or Estimates()).run(inputs, outputs)
 
 
 class Planner:

@@ -96,8 +96,13 @@ def pays(task: Task) -> bool:
     return True
 
 
+def choose(task: Task) -> Plan:
+    """The plan that is expected to be the fastest."""
+    return contraction_plan.choose(*_problem(task), task.isa, task.threads)
+
+
 def plans(task: Task) -> list[Plan]:
-    """Plans that `lower` may be given, the one it would choose first."""
+    """Plans that `lower` may be given, the one of `choose` first."""
     return contraction_plan.ranked(*_problem(task), task.isa, task.threads)
 
 

@@ -68,8 +68,13 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
     )
 
 
+def choose(task: Task) -> Plan:
+    """The plan that is expected to be the fastest, where it can run."""
+    return plans(task)[0]
+
+
 def plans(task: Task) -> list[Plan]:
-    """Plans that `lower` may be given, the one it would choose first; none where it cannot run."""
+    """Plans that `lower` may be given, the one of `choose` first; none where it cannot run."""
     if not task.isa.bf16_tiles or task.results[0].size == 0 or unsuitable(task):
         return []
     # threads that share cache lines of the result would undo the gain

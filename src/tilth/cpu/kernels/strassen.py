@@ -47,7 +47,7 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
     reason = unsuitable(task)
     if reason:
         raise CompileError(f"no product by Strassen's algorithm: {reason}")
-    shape, plan = shape_of(task), plan or plans(task)[0]
+    shape, plan = shape_of(task), plan or choose(task)
     weights = task.operands[shape.form.rhs]
     constant = weights.constant
     assert constant is not None
@@ -84,19 +84,25 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
 
 def pays(task: Task) -> bool:
     """Is `lower` possible and expected to be faster than the direct kernel?"""
-    found = plans(task)
-    if not found:
+    if task.results[0].size == 0 or unsuitable(task):
         return False
     isa, threads = task.isa, task.threads
     direct = contraction_plan.cycles(
         contraction_plan.shape_of(canonicalise(task), isa), isa, threads
     )
-    return strassen_plan.cycles(found[0], isa, threads) < _WORTH * direct
+    if strassen_plan.least_cycles(problem_of(shape_of(task)), isa, threads) >= _WORTH * direct:
+        return False  # without looking at any plan, of which there are hundreds
+    return strassen_plan.cycles(choose(task), isa, threads) < _WORTH * direct
+
+
+def choose(task: Task) -> Plan:
+    """The plan that is expected to be the fastest, where it can run."""
+    return plans(task)[0]
 
 
 @once
 def plans(task: Task) -> list[Plan]:
-    """Plans that `lower` may be given, the one it would choose first; none where it cannot run."""
+    """Plans that `lower` may be given, the one of `choose` first; none where it cannot run."""
     if task.results[0].size == 0 or unsuitable(task):
         return []
     return strassen_plan.ranked(problem_of(shape_of(task)), task.isa, task.threads)

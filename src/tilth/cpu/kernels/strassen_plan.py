@@ -222,6 +222,15 @@ _SPILL = 16  # bytes of what is not there, read again for each panel
 _ITEM = 400  # of a work item
 
 
+def least_cycles(problem: Problem, isa: Isa, threads: int) -> float:
+    """What no plan's `cycles` are below: work that all do, in equal shares."""
+    every = tiles.candidates(isa, 1, problem.pairs, problem.vectors, fetching=True)
+    products = PRODUCTS * min(tiles.cost(isa, tiling, problem.depth) for tiling in every)
+    combine = _COMBINE * problem.pairs * problem.depth / problem.lanes
+    finish = _FINISH * problem.pairs * problem.vectors
+    return problem.outer * (products + combine + finish) / threads
+
+
 def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     """Estimated cycles until the last thread is done."""
     p, t = plan.problem, plan.tiling

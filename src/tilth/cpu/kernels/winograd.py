@@ -41,7 +41,7 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
         raise CompileError(f"no Winograd convolution: {reason}")
     form, operands = as_written(task), task.operands
     shape = Shape(replace(form, m=form.m[:3]), task.isa.lanes)
-    plan = plan or plans(task)[0]
+    plan = plan or choose(task)
     weights = operands[form.rhs]
     constant = weights.constant
     assert constant is not None
@@ -79,9 +79,14 @@ def pays(task: Task) -> bool:
     return winograd_plan.cycles(found[0], isa, threads) < direct
 
 
+def choose(task: Task) -> Plan:
+    """The plan that is expected to be the fastest, where it can run."""
+    return plans(task)[0]
+
+
 @once
 def plans(task: Task) -> list[Plan]:
-    """Plans that `lower` may be given, the one it would choose first; none where it cannot run."""
+    """Plans that `lower` may be given, the one of `choose` first; none where it cannot run."""
     if unsuitable(task):
         return []
     return winograd_plan.ranked(problem_of(task), task.isa, task.threads)
