@@ -21,8 +21,8 @@ class Isa:
 
     `lanes` is the number of f32 in a register; `registers` how many there are; cache sizes are in
     bytes and are used for blocking only (a wrong value costs speed, never correctness), as are the
-    FMAs of whole vectors that a core starts per cycle, and the cycles that a load, of one element
-    broadcast or of a vector, costs beside them.
+    FMAs of whole vectors that a core starts per cycle, the share of them that direct kernels reach,
+    and the cycles that a load, of one element broadcast or of a vector, costs beside them.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Isa:
     l2: int = 512 << 10
     converts_half: bool = True  # has instructions from f16 to f32 and back
     fmas: int = 2
+    reached: float = 0.95
     broadcast_cycles: float = 0.1
     vector_cycles: float = 0.3
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
@@ -74,6 +75,7 @@ _AVX512 = Isa(
     l1=48 << 10,
     l1_ways=12,
     l2=1 << 20,
+    reached=0.85,
     broadcast_cycles=0.18,
     vector_cycles=0.16,
     broadcast_operand=True,
@@ -83,7 +85,7 @@ _NEON = Isa("neon", _ARM, "generic", "+neon", lanes=4, registers=32, fma=True, l
 # what differs from the rest of its instruction set, by LLVM's name of the processor
 _CORES: dict[str, dict[str, Any]] = {
     # 512 bits are two halves, on both pipes at once: loads are in time
-    "znver4": {"fmas": 1, "broadcast_cycles": 0.09, "vector_cycles": 0.08},
+    "znver4": {"fmas": 1, "reached": 0.96, "broadcast_cycles": 0.09, "vector_cycles": 0.08},
 }
 
 ISAS: dict[str, Isa] = {isa.name: isa for isa in (_V2, _AVX2, _AVX512, _NEON)}

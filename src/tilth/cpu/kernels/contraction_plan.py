@@ -24,7 +24,6 @@ from tilth.ir.graph import Node
 Rhs = Literal["packed", "direct", "copied"]
 _LINE, _PAGE = 64, 4096
 _CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be copied
-_BESIDE = 0.044  # cycles that direct kernels take beside each FMA, for each that starts at once
 STREAM = 4.6  # bytes of weights per cycle from beyond L2
 _HIDDEN = 0.3  # how much of the shorter of computing and streaming hides behind the longer
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
@@ -456,7 +455,7 @@ def cycles(shape: Shape, isa: Isa, threads: int) -> float:
     columns = shape.vectors * shape.lanes
     outer = math.prod(loop.size for loop in shape.outer)
     fmas = outer * shape.rows * shape.form.depth * shape.vectors
-    products = fmas * (1 / isa.fmas + _BESIDE * isa.fmas)
+    products = fmas / (isa.fmas * isa.reached)
     weights = shape.form.depth * columns * shape.form.rhs_dtype.nbytes
     stream = weights / STREAM if weights > isa.l2 // 2 else 0.0
     longer, shorter = max(products, stream), min(products, stream)
