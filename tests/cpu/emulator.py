@@ -36,12 +36,16 @@ class Emulator:
         source = Path(__file__).with_suffix(".c")
         _run(COMPILER, "-O1", "-c", source, "-o", self._driver)
 
-    def run(self, code: bytes, table: Sequence[np.ndarray | None], threads: int = 1) -> None:
-        """Call the object's `tilth_run` with pointers to these arrays, which it may write."""
+    def run(
+        self, code: Sequence[bytes], table: Sequence[np.ndarray | None], threads: int = 1
+    ) -> None:
+        """Call the objects' `tilth_run` with pointers to these arrays, which it may write."""
         stem = self._folder / str(next(self._numbers))
-        program, memory = stem.with_suffix(".o"), stem.with_suffix(".bin")
-        program.write_bytes(code)
-        _run(COMPILER, "-static", self._driver, program, "-lm", "-lpthread", "-o", stem)
+        memory = stem.with_suffix(".bin")
+        objects = [stem.with_suffix(f".{i}.o") for i in range(len(code))]
+        for file, content in zip(objects, code, strict=True):
+            file.write_bytes(content)
+        _run(COMPILER, "-static", self._driver, *objects, "-lm", "-lpthread", "-o", stem)
         places, end = [], 0
         for array in table:
             places.append(end)
@@ -61,7 +65,7 @@ class Emulator:
             if array is not None and array.flags.writeable:
                 block = _bytes_of(array)
                 block[...] = mapped[place : place + block.size]
-        for file in (stem, program, memory):
+        for file in (stem, *objects, memory):
             file.unlink()
 
 
@@ -83,7 +87,7 @@ class EmulatedKernel:
         module = new_module(self._isa, "emulated")
         kernel = self._kernel.emit(module, self._isa, "kernel")
         self._emit_calls(module, kernel, len(arrays) + 1, [0, *cuts, self._kernel.items])
-        self._emulator.run(compile_object(module, self._isa), [*arrays, scratch])
+        self._emulator.run([compile_object(module, self._isa)], [*arrays, scratch])
 
     def _emit_calls(
         self, module: ll.Module, kernel: ll.Function, pointers: int, edges: Sequence[int]

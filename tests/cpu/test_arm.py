@@ -11,7 +11,7 @@ from kernel_samples import SAMPLES
 
 import tilth
 from tilth.compiler.pipeline import run_pipeline
-from tilth.cpu.jit import compile_object
+from tilth.cpu.jit import compile_objects
 from tilth.cpu.memory import assign
 from tilth.cpu.plan import plan
 from tilth.cpu.program import emit_program, scratch_bytes
@@ -50,7 +50,7 @@ def test_a_whole_model(threads, emulator, rng):
     expected = interpret(graph, feeds)
     steps = plan(run_pipeline(graph, CpuTarget(ARM).traits, Options()).graph, ARM, threads)
     memory = assign(steps)
-    code = compile_object(emit_program(steps, memory, len(feeds), ARM, threads), ARM)
+    code = compile_objects(emit_program(steps, memory, len(feeds), ARM, threads), ARM)
     arena = aligned_bytes(aligned(memory.arena_bytes) + threads * scratch_bytes(steps))
     results = [np.empty_like(e) for e in expected]
     emulator.run(code, [arena, memory.pack_weights(), None, *feeds, *results], threads)

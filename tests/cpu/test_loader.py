@@ -10,7 +10,7 @@ import pytest
 from tilth.cpu.emit import F32, I64, Emitter
 from tilth.cpu.isa import ISAS, host_isa
 from tilth.cpu.jit import compile_object, new_module
-from tilth.cpu.loader import LinkedElf, LoadedObject, UnfamiliarError
+from tilth.cpu.loader import LinkedElf, LoadedCode, UnfamiliarError
 
 simple = pytest.mark.skipif(
     sys.platform != "linux" or not host_isa().triple.startswith("x86_64"),
@@ -52,7 +52,7 @@ def permissions(address: int) -> str:
 
 
 def test_constants_and_functions_of_the_c_library_are_found():
-    loaded = LoadedObject(power_object(), ("scaled_power",))
+    loaded = LoadedCode([power_object()], ("scaled_power",))
     function = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_float)(loaded.address("scaled_power"))
     assert function(4.0) == 16.0
 
@@ -60,7 +60,7 @@ def test_constants_and_functions_of_the_c_library_are_found():
 def test_data_that_is_written_is_left_to_llvm():
     with pytest.raises(UnfamiliarError):
         LinkedElf(counter_object())
-    loaded = LoadedObject(counter_object(), ("next",))
+    loaded = LoadedCode([counter_object()], ("next",))
     function = ctypes.CFUNCTYPE(ctypes.c_int64)(loaded.address("next"))
     assert [function(), function()] == [1, 2]
 
@@ -69,6 +69,17 @@ def test_data_that_is_written_is_left_to_llvm():
 def test_code_can_be_run_and_not_written():
     linked = LinkedElf(power_object())
     assert permissions(linked.addresses["scaled_power"]) == "r-x"
+
+
+def test_objects_call_functions_of_those_before_them():
+    isa = host_isa()
+    module = new_module(isa, "test")
+    e = Emitter(module, isa, "negative", [F32], F32)
+    e.b.ret(e.b.fneg(e.b.call(e.declare("scaled_power", F32, [F32]), [e.args[0]])))
+    e.finish()
+    loaded = LoadedCode([power_object(), compile_object(module, isa)], ("negative",))
+    function = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_float)(loaded.address("negative"))
+    assert function(4.0) == -16.0
 
 
 @simple

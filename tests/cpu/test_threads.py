@@ -11,7 +11,7 @@ import pytest
 
 from tilth.cpu.emit import F32, I64, PTR, Emitter
 from tilth.cpu.isa import host_isa
-from tilth.cpu.jit import compile_object
+from tilth.cpu.jit import compile_objects
 from tilth.cpu.kernel import Kernel
 from tilth.cpu.memory import assign
 from tilth.cpu.program import emit_program, scratch_bytes
@@ -51,7 +51,7 @@ def chain_of_means(threads: int) -> CpuRegion:
         views.append(dense_view(Buffer(kind, 4 * N), TYPE))
         steps.append(Step(kernel, (views[-2],), (views[-1],), node))
     memory, isa = assign(steps), host_isa()
-    code = compile_object(emit_program(steps, memory, 1, isa, threads), isa)
+    code = compile_objects(emit_program(steps, memory, 1, isa, threads), isa)
     infos = tuple(KernelInfo("mean", ("mean",), "", 0, 0) for _ in steps)
     return CpuRegion(
         *(code, memory.pack_weights(), (TYPE,), (TYPE,), infos),

@@ -15,7 +15,7 @@ import numpy as np
 from tilth.cpu.emit import I32, I64, PTR, Emitter, mangle, vector
 from tilth.cpu.isa import Isa
 from tilth.cpu.jit import compile_object, new_module
-from tilth.cpu.loader import LoadedObject
+from tilth.cpu.loader import LoadedCode
 from tilth.cpu.together import run_together
 
 # More than nearly all last-level caches hold. Where one holds it, models live in that cache too,
@@ -43,7 +43,7 @@ def measure_bandwidth(isa: Isa, threads: int, runs: int = 10) -> float:
 
 
 @functools.cache
-def _read_loop(isa: Isa) -> tuple[LoadedObject, Callable[[int, int], int]]:
+def _read_loop(isa: Isa) -> tuple[LoadedCode, Callable[[int, int], int]]:
     """`int32 read_loop(void *memory, int64 bytes)`, and the object it is in."""
     module = new_module(isa, "bandwidth")
     e = Emitter(module, isa, "read_loop", [PTR, I64], I32)
@@ -60,6 +60,6 @@ def _read_loop(isa: Isa) -> tuple[LoadedObject, Callable[[int, int], int]]:
     reduce = e.declare(f"llvm.vector.reduce.xor.{mangle(lanes)}", I32, [lanes])
     e.b.ret(e.b.call(reduce, [total]))  # every lane of every load is needed
     e.finish()
-    code = LoadedObject(compile_object(module, isa), ("read_loop",))
+    code = LoadedCode((compile_object(module, isa),), ("read_loop",))
     signature = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64)
     return code, signature(code.address("read_loop"))

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tilth.cpu.emit import forbid_contraction
 from tilth.cpu.isa import Isa
-from tilth.cpu.jit import compile_object
+from tilth.cpu.jit import compile_objects
 from tilth.cpu.memory import assign
 from tilth.cpu.plan import plan
 from tilth.cpu.program import emit_program, scratch_bytes
@@ -43,10 +43,8 @@ def build(region: Graph, isa: Isa, options: Options) -> CpuRegion:
     require_memory("the arena of intermediate results", memory.arena_bytes, memory_limit(own))
     with ThreadPoolExecutor(1) as pool:  # copying weights, like LLVM, lets other threads run
         weights = pool.submit(memory.pack_weights, options.allocate)
-        module = emit_program(steps, memory, len(region.inputs), isa, threads)
-        if exact:
-            forbid_contraction(module)
-        code = compile_object(module, isa)
+        modules = emit_program(steps, memory, len(region.inputs), isa, threads)
+        code = compile_objects(map(forbid_contraction, modules) if exact else modules, isa)
     return CpuRegion(
         code=code,
         weights=weights.result(),

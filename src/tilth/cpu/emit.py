@@ -214,12 +214,14 @@ class Emitter:
         self.b.position_at_end(done)
 
 
-def forbid_contraction(module: ll.Module) -> None:
-    """Let no product and sum become one instruction that rounds once, where kernels allow it."""
+def forbid_contraction(module: ll.Module) -> ll.Module:
+    """The module, in which no product and sum become one instruction that rounds once, where
+    kernels allow it."""
     for function in module.functions:
         for block in function.blocks:
             for instruction in block.instructions:
                 instruction.flags = [f for f in instruction.flags if f != "contract"]
+    return module
 
 
 def mangle(type_: ll.Type) -> str:

@@ -18,7 +18,7 @@ from tilth.cpu.emit import F32, I64, PTR, Emitter
 from tilth.cpu.harness import aligned
 from tilth.cpu.isa import Isa
 from tilth.cpu.jit import compile_object, new_module
-from tilth.cpu.loader import LoadedObject
+from tilth.cpu.loader import LoadedCode
 from tilth.cpu.peak import emit_fma_loop
 from tilth.cpu.spmd import barrier, emit_now
 from tilth.cpu.table import pool_memory
@@ -58,9 +58,7 @@ def _rounds(isa: Isa, threads: int, turns: int, rounds: int) -> np.ndarray:
 
 
 @functools.cache
-def _round_loop(
-    isa: Isa, threads: int
-) -> tuple[LoadedObject, Callable[[int, int, int, int], float]]:
+def _round_loop(isa: Isa, threads: int) -> tuple[LoadedCode, Callable[[int, int, int, int], float]]:
     """`float rounds(pool, int64 turns, int64 rounds, int64 *times)`, and the object it is in."""
     module = new_module(isa, "evenness")
     loop, wait = emit_fma_loop(module, isa), barrier(module, isa, threads)
@@ -75,6 +73,6 @@ def _round_loop(
         e.store(e.b.sub(emit_now(e), start), e.offset(times, e.b.mul(index, I64(8))))
     e.b.ret(e.load(total, F32))
     e.finish()
-    code = LoadedObject(compile_object(module, isa), ("rounds",))
+    code = LoadedCode((compile_object(module, isa),), ("rounds",))
     types = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     return code, ctypes.CFUNCTYPE(ctypes.c_float, *types)(code.address("rounds"))

@@ -15,7 +15,7 @@ import numpy as np
 from tilth.cpu.isa import Isa, host_isa
 from tilth.cpu.jit import compile_object, new_module
 from tilth.cpu.kernel import Kernel, Operand
-from tilth.cpu.loader import LoadedObject
+from tilth.cpu.loader import LoadedCode
 from tilth.ir.types import dtype_of
 
 
@@ -42,7 +42,7 @@ class CompiledKernel:
         module = new_module(isa, "harness")
         kernel.emit(module, isa, "kernel")
         self.kernel = kernel
-        self._code = LoadedObject(compile_object(module, isa), ("kernel",))
+        self._code = LoadedCode((compile_object(module, isa),), ("kernel",))
         self._packed = {i: aligned(p.make()) for i, p in kernel.packed.items()}
         self._scratch = aligned(np.zeros(max(64, kernel.scratch), np.uint8))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import llvmlite.binding as llvm
 import llvmlite.ir as ll
@@ -35,8 +37,14 @@ def target_machine(isa: Isa) -> llvm.TargetMachine:
 def new_module(isa: Isa, name: str) -> ll.Module:
     module = ll.Module(name)
     module.triple = isa.triple
-    module.data_layout = str(target_machine(isa).target_data)
+    module.data_layout = _data_layout(isa)
     return module
+
+
+@functools.cache
+def _data_layout(isa: Isa) -> str:
+    """Kept: LLVM would not answer while it compiles another module."""
+    return str(target_machine(isa).target_data)
 
 
 def optimise(module: ll.Module, isa: Isa) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
@@ -65,18 +73,30 @@ def compile_object(module: ll.Module, isa: Isa) -> bytes:
     return machine.emit_object(parsed)
 
 
+def compile_objects(modules: Iterable[ll.Module], isa: Isa) -> tuple[bytes, ...]:
+    """The object of each module. One is compiled while the next is emitted: LLVM runs beside
+    Python, though not beside itself."""
+    with ThreadPoolExecutor(1) as pool:
+        objects = [pool.submit(compile_object, module, isa) for module in modules]
+        return tuple(found.result() for found in objects)
+
+
 def compile_assembly(module: ll.Module, isa: Isa) -> str:
     """The same as text, for reading and for tests that count instructions."""
     parsed, machine = optimise(module, isa)
     return machine.emit_assembly(parsed)
 
 
-def linked_by_llvm(code: bytes, symbols: tuple[str, ...]) -> tuple[object, dict[str, int]]:
-    """An object linked into this process while its owner, which is given, lives; the addresses of
-    its exported functions."""
+def linked_by_llvm(
+    objects: Sequence[bytes], symbols: tuple[str, ...]
+) -> tuple[object, dict[str, int]]:
+    """Objects linked into this process while their owner, which is given, lives; the addresses of
+    exported functions."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    for code in objects:
+        builder.add_object_img(code)
     for symbol in symbols:
         builder.export_symbol(symbol)
     jit = llvm.create_lljit_compiler()

@@ -1,4 +1,4 @@
-"""From a relocatable object to callable code, where its form is simple without LLVM.
+"""From relocatable objects to callable code, where their form is simple without LLVM.
 
 What LLVM emits for kernels is code, constants, and calls of a few functions of the C library.
 Placing that takes a millisecond, loading LLVM thirty, and a process that finds its models in the
@@ -13,7 +13,9 @@ import ctypes
 import mmap
 import struct
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from tilth.runtime.memory import aligned
@@ -55,20 +57,26 @@ class _Symbol:
     name: str
     section: int
     value: int  # offset in its section
+    is_exported: bool
 
 
-class LoadedObject:
-    """An object linked into this process; `address(name)` of its exported functions."""
+class LoadedCode:
+    """Objects linked into this process, each of which may call functions of those before it;
+    `address(name)` of the exported functions that `symbols` names."""
 
-    def __init__(self, code: bytes, symbols: tuple[str, ...]):
+    def __init__(self, objects: Sequence[bytes], symbols: tuple[str, ...]):
         self._owner: Any  # of the memory
         try:
-            self._owner = linked = LinkedElf(code)
-            self._addresses = {symbol: linked.addresses[symbol] for symbol in symbols}
+            found: dict[str, int] = {}
+            self._owner = linked = []
+            for code in objects:
+                linked.append(LinkedElf(code, found))
+                found |= linked[-1].addresses
+            self._addresses = {symbol: found[symbol] for symbol in symbols}
         except (UnfamiliarError, OSError):
             from tilth.cpu.jit import linked_by_llvm
 
-            self._owner, self._addresses = linked_by_llvm(code, symbols)
+            self._owner, self._addresses = linked_by_llvm(objects, symbols)
 
     def address(self, symbol: str) -> int:
         return self._addresses[symbol]
@@ -77,11 +85,12 @@ class LoadedObject:
 class LinkedElf:
     """An object for x86-64 in memory of its own, which can be written no more, or not be run.
 
-    `addresses` are those of its functions by name. Raises UnfamiliarError, OSError.
+    It may call functions that are `known` by their addresses, and those of this process.
+    `addresses` are those of its exported functions by name. Raises UnfamiliarError, OSError.
     """
 
-    def __init__(self, code: bytes):
-        self._code = code
+    def __init__(self, code: bytes, known: Mapping[str, int] = MappingProxyType({})):
+        self._code, self._known = code, known
         self._sections = _sections(code)
         self._symbols = self._read_symbols()
         self._places: dict[int, int] = {}  # of sections, in the memory
@@ -96,15 +105,17 @@ class LinkedElf:
         self.addresses = {
             s.name: self._base + self._places[s.section] + s.value
             for s in self._symbols
-            if s.section in self._places
+            if s.is_exported and s.section in self._places
         }
 
     def _read_symbols(self) -> list[_Symbol]:
         (table,) = (s for s in self._sections if s.kind == _SYMBOLS)
         names = self._contents(self._sections[table.link])
         return [
-            _Symbol(names[name : names.index(b"\0", name)].decode(), section, value)
-            for name, _, section, value in _SYMBOL.iter_unpack(self._contents(table))
+            _Symbol(
+                names[name : names.index(b"\0", name)].decode(), section, value, bool(info >> 4)
+            )
+            for name, info, section, value in _SYMBOL.iter_unpack(self._contents(table))
         ]
 
     def _place_code(self) -> int:
@@ -132,7 +143,8 @@ class LinkedElf:
             section = self._sections[i]
             self._memory[place : place + section.size] = self._contents(section)
         for name, place in self._stubs.items():
-            _STUB.pack_into(self._memory, place, _JUMP, _address_of(name))
+            address = self._known.get(name) or _address_of(name)
+            _STUB.pack_into(self._memory, place, _JUMP, address)
         for section in self._sections:
             if section.kind == _RELOCATIONS and section.info in self._places:
                 for relocation in _RELOCATION.iter_unpack(self._contents(section)):

@@ -16,7 +16,7 @@ import llvmlite.ir as ll
 from tilth.cpu.emit import F32, I32, I64, Emitter, vector
 from tilth.cpu.isa import Isa
 from tilth.cpu.jit import compile_object, new_module
-from tilth.cpu.loader import LoadedObject
+from tilth.cpu.loader import LoadedCode
 from tilth.cpu.together import run_together
 
 ITERATIONS = 500_000  # about 1 ms with 12 accumulators on a 4 GHz core
@@ -57,9 +57,9 @@ def emit_fma_loop(module: ll.Module, isa: Isa) -> ll.Function:
 
 
 @functools.cache
-def _fma_loop(isa: Isa) -> tuple[LoadedObject, Callable[[int], float]]:
+def _fma_loop(isa: Isa) -> tuple[LoadedCode, Callable[[int], float]]:
     """The loop alone, and the object it is in."""
     module = new_module(isa, "peak")
     emit_fma_loop(module, isa)
-    code = LoadedObject(compile_object(module, isa), ("fma_loop",))
+    code = LoadedCode((compile_object(module, isa),), ("fma_loop",))
     return code, ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_int64)(code.address("fma_loop"))

@@ -1,4 +1,4 @@
-"""The program: all steps of a region in one native function that every thread enters.
+"""The program: all steps of a region, called by one native function that every thread enters.
 
 `main(table, tid, pool)` calls each kernel on this thread's share of the work items, with a barrier
 where a step depends on what another thread did, and around control flow. All addresses come
@@ -7,7 +7,7 @@ through `table`: arena, weights, profile (or null), then the inputs and the outp
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 
 import llvmlite.ir as ll
 
@@ -21,7 +21,9 @@ from tilth.cpu.table import ARENA, EXPORTS, FIRST_INPUT, PROFILE, RECORD_BYTES, 
 from tilth.cpu.view import Counter, Motion, View
 from tilth.runtime.memory import aligned
 
-_Functions = Mapping[Hashable, ll.Function]
+_Kernels = Mapping[Hashable, ll.Function]  # by their keys, in whatever module they are defined
+
+_MODULE = 3000  # instructions from which on further kernels go into another module
 
 
 def scratch_bytes(items: Sequence[Item]) -> int:
@@ -31,28 +33,39 @@ def scratch_bytes(items: Sequence[Item]) -> int:
 
 def emit_program(
     items: Sequence[Item], memory: Memory, inputs: int, isa: Isa, threads: int
-) -> ll.Module:
-    """The module of a region: its kernels, `main`, and the threads' runtime."""
+) -> Iterator[ll.Module]:
+    """The modules of a region; each calls functions of those before it.
+
+    Kernels come first, equal ones once: some can be compiled while others are emitted. The last
+    module holds `main` and the threads' runtime.
+    """
     module = new_module(isa, "tilth")
-    functions = _emit_kernels(module, isa, items)
-    main = _Main(module, isa, memory, inputs, threads).emit(items, functions)
-    emit_runtime(module, isa, main, threads)
-    for function in module.functions:
-        if not function.is_declaration and function.name not in EXPORTS:
-            function.linkage = "internal"
-    return module
-
-
-def _emit_kernels(module: ll.Module, isa: Isa, items: Sequence[Item]) -> _Functions:
-    """The functions of all kernels, by key: equal kernels share one."""
-    functions: dict[Hashable, ll.Function] = {}
+    kernels: dict[Hashable, ll.Function] = {}
     for step in all_steps(items):
         kernel = step.kernel
-        if kernel.key not in functions:
-            function = kernel.emit(module, isa, f"{kernel.name}.{len(functions)}")
-            function.attributes.add("noinline")
-            functions[kernel.key] = function
-    return functions
+        if kernel.key in kernels:
+            continue
+        if _instructions(module) > _MODULE:
+            _hide_all_but(module, {f.name for f in kernels.values()})
+            yield module
+            module = new_module(isa, "tilth")
+        function = kernel.emit(module, isa, f"{kernel.name}.{len(kernels)}")
+        function.attributes.add("noinline")
+        kernels[kernel.key] = function
+    main = _Main(module, isa, memory, inputs, threads).emit(items, kernels)
+    emit_runtime(module, isa, main, threads)
+    _hide_all_but(module, EXPORTS)
+    yield module
+
+
+def _instructions(module: ll.Module) -> int:
+    return sum(len(block.instructions) for f in module.functions for block in f.blocks)
+
+
+def _hide_all_but(module: ll.Module, exported: Container[str]) -> None:
+    for function in module.functions:
+        if not function.is_declaration and function.name not in exported:
+            function.linkage = "internal"
 
 
 class _Main:
@@ -64,9 +77,9 @@ class _Main:
         self.tid = self.e.b.zext(self.tid32, I64)
         self.counters: dict[Counter, Val] = {}
 
-    def emit(self, items: Sequence[Item], functions: _Functions) -> ll.Function:
+    def emit(self, items: Sequence[Item], kernels: _Kernels) -> ll.Function:
         e = self.e
-        self.functions = functions
+        self.kernels = kernels
         self.profile = self._slot(PROFILE)
         arena_end = aligned(self.memory.arena_bytes)
         own = e.b.mul(self.tid, I64(scratch_bytes(items)))
@@ -88,7 +101,7 @@ class _Main:
                 self._timestamp(2 * i, len(items))
             match item:
                 case Step():
-                    self._call(item, self.functions[item.kernel.key])
+                    self._call(item, self._function(item.kernel.key))
                     unsynced.append(item)
                 case Branch():
                     self._branch(item)
@@ -127,6 +140,12 @@ class _Main:
 
     def _holds(self, predicate: View) -> Val:
         return self.e.b.icmp_unsigned("!=", self.e.load(self._pointer(predicate), I8), I8(0))
+
+    def _function(self, key: Hashable) -> ll.Function:
+        """A kernel, declared if it is defined elsewhere."""
+        kernel = self.kernels[key]
+        found = self.module.globals.get(kernel.name)
+        return found or ll.Function(self.module, kernel.function_type, kernel.name)
 
     def _call(self, step: Step, function: ll.Function) -> None:
         e, kernel = self.e, step.kernel

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tilth.cpu.loader import LoadedObject
+from tilth.cpu.loader import LoadedCode
 from tilth.cpu.table import ARENA, EXPORTS, FIRST_INPUT, PROFILE, WEIGHTS, pool_memory
 from tilth.ir.types import DTYPES, TensorType
 from tilth.runtime.memory import aligned, aligned_bytes
@@ -24,11 +24,11 @@ _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 class CpuRegion:
     """Implements `runtime.target.CompiledRegion`.
 
-    `code` is a relocatable object; `weights` is one block of bytes that the code reads at static
+    `code` are relocatable objects; `weights` is one block of bytes that the code reads at static
     offsets and may be a read-only memory map. Calls take turns: threads and arena are shared.
     """
 
-    code: bytes
+    code: tuple[bytes, ...]
     weights: np.ndarray
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
@@ -72,7 +72,7 @@ class CpuRegion:
 
     def state(self) -> Mapping[str, Any]:
         return {
-            "code": self.code,
+            "code": list(self.code),
             "weights": self.weights,
             "inputs": [[t.dtype.name, list(t.dims)] for t in self.inputs],
             "outputs": [[t.dtype.name, list(t.dims)] for t in self.outputs],
@@ -88,7 +88,7 @@ class CpuRegion:
             return tuple(TensorType(DTYPES[name], tuple(shape)) for name, shape in rows)
 
         return cls(
-            code=bytes(state["code"]),
+            code=tuple(map(bytes, state["code"])),
             weights=state["weights"],
             inputs=types(state["inputs"]),
             outputs=types(state["outputs"]),
@@ -105,7 +105,7 @@ class _Engine:
     """The process-bound half of a region: linked code, arena, pointer table, pool."""
 
     def __init__(self, region: CpuRegion):
-        self._object = LoadedObject(region.code, EXPORTS)
+        self._object = LoadedCode(region.code, EXPORTS)
         self._run = _RUN(self._object.address("tilth_run"))
         self._threads = region.threads
         self.results = tuple((t.dims, t.dtype.numpy) for t in region.outputs)

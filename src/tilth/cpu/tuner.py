@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tilth.cpu.choices import Choice, candidates, lower
-from tilth.cpu.jit import compile_object
+from tilth.cpu.jit import compile_objects
 from tilth.cpu.kernel import Kernel, Operand, Task
 from tilth.cpu.kernels import elementwise
 from tilth.cpu.memory import assign
@@ -100,10 +100,10 @@ class Trial:
         steps = [_written(v, task) for v in reads if not constant[v.buffer.index]]
         steps.append(Step(self.kernel, tuple(reads), tuple(writes), _NODE))
         memory = assign(steps)
-        module = emit_program(steps, memory, len(views), task.isa, task.threads)
+        modules = emit_program(steps, memory, len(views), task.isa, task.threads)
         info = KernelInfo(self.kernel.name, (), "", 0, 0)
         self._region = CpuRegion(
-            code=compile_object(module, task.isa),
+            code=compile_objects(modules, task.isa),
             weights=memory.pack_weights(),
             inputs=tuple(TensorType(u8, (size,)) for size in sizes),
             outputs=(),
