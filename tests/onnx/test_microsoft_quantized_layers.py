@@ -32,7 +32,7 @@ def attentions() -> dict[str, Case]:
         ("per tensor", np.array(0.01, F), np.array(3, np.int8)),
         ("per column", (0.005 + RNG.random(3 * N * H) / 100).astype(F), np.zeros(3 * N * H, "i1")),
     ):
-        w = integers(np.int8, D, 3 * N * H)
+        w = integers(np.int8, D, 3 * N * H) // 2  # ONNX Runtime adds pairs, which may saturate
         y = attention(dequantised(x, xs, xz) @ dequantised(w, ws, wz) + bias, keep)
         cases[f"QAttention {name}"] = Case(
             "QAttention", [x, w, bias, xs, ws, keep, xz, wz], [y], {"num_heads": N},
