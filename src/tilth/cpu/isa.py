@@ -22,7 +22,9 @@ class Isa:
     `lanes` is the number of f32 in a register; `registers` how many there are; cache sizes are in
     bytes and are used for blocking only (a wrong value costs speed, never correctness), as are the
     FMAs of whole vectors that a core starts per cycle, the share of them that direct kernels reach,
-    and the cycles that a load, of one element broadcast or of a vector, costs beside them.
+    the cycles that a load, of one element broadcast or of a vector, costs beside them, the share of
+    L2 and the bytes of L3 that a thread's data have beside what streams by, and the bytes that it
+    reads from L3 per cycle.
     """
 
     name: str
@@ -40,6 +42,9 @@ class Isa:
     reached: float = 0.95
     broadcast_cycles: float = 0.1
     vector_cycles: float = 0.3
+    l2_room: float = 0.5
+    l3_room: int = 6 << 20
+    l3_rate: float = 4.4
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
     byte_dot: str = ""  # LLVM's name of: i32 lanes += sums of four products u8 * i8; "": none
     bf16_tiles: bool = False  # a matrix unit multiplies 16x32 by 32x16 bf16 (AMX)
@@ -63,7 +68,18 @@ _V2 = Isa(
     fma=False,
     converts_half=False,
 )
-_AVX2 = Isa("avx2", _X86, "x86-64-v3", "", lanes=8, registers=16, fma=True)
+_AVX2 = Isa(
+    name="avx2",
+    triple=_X86,
+    cpu="x86-64-v3",
+    features="",
+    lanes=8,
+    registers=16,
+    fma=True,
+    l2_room=0.75,
+    l3_room=2 << 20,
+    l3_rate=5.5,
+)
 _AVX512 = Isa(
     name="avx512",
     triple=_X86,

@@ -36,7 +36,7 @@ TIMED = 6  # candidates that are timed
 WORTH = 0.95  # of the estimated plan's time that another one must stay below
 ROUNDS = 6
 _ROUND_SECONDS = 0.002  # each candidate runs at least this long in a round
-_COLD_BYTES = 8 << 20  # of weights of calls that follow each other: they come from beyond L2
+_COLD_BYTES = 64 << 20  # of weights of calls that follow each other: they come from memory
 _MOST_COPIES = 32
 _NODE = Node("trial", (), {}, ())
 

@@ -153,14 +153,14 @@ def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) 
 
 
 # -- what it costs -------------------------------------------------------------------------------
-# Fitted to measurements on two threads, with weights from beyond L2. Cycles; bytes per cycle.
-_STREAM = 4.4  # weights from memory or L3
+# Fitted to measurements on two threads, with weights from memory. Cycles; bytes per cycle.
+_STREAM = 4.4  # weights
 _HIDDEN = 0.8  # how much of the shorter of multiplying and streaming hides behind the longer
 _DATA = 0.1  # cycles per byte of a patch that is transformed
 _CUT = 5  # times as many more for a patch that hangs over the border
 _RESULT = 0.06  # cycles per byte of products that are transformed
-_ROOM = 0.5  # share of L2 that transformed data and products have
-_SPILL = 11  # what of them is not there
+_SPILL = 11  # transformed data and products that have no room in L2
+_FARTHER = 3  # and none in L3
 _ITEM = 400  # cycles of a work item
 
 
@@ -178,11 +178,13 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     part = plan.weights * columns
     again = items - min(items, plan.panel_blocks)  # times that it reads weights which it has read
     resident = part if again and part <= isa.l2 // 2 else 0
-    spilled = 2 * items * max(0, plan.scratch + resident - isa.l2 * _ROOM) / _SPILL
+    spilled = max(0, plan.scratch + resident - isa.l2 * isa.l2_room) / _SPILL
+    spilled += max(0, plan.scratch - isa.l3_room) / _FARTHER
     products = share * elements * _product(p, plan.tiling, isa)
-    stream = (items - again + (0 if resident else again)) * part / _STREAM
+    stream = (items - again) * part / _STREAM
+    stream += (0 if resident else again) * part / isa.l3_rate
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
-    return items * _ITEM + transforms + spilled + beside
+    return items * (_ITEM + 2 * spilled) + transforms + beside
 
 
 def _product(problem: Problem, tiling: Tiling, isa: Isa) -> float:
