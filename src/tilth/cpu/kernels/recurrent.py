@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,6 +81,16 @@ class _Layer:
         return Packed(math.prod(shape) * dtype.itemsize, constant, fill, layout)
 
 
+@contextmanager
+def _there_and_back(e: Emitter, begin: Val, end: Val, step: Val) -> Iterator[Val]:
+    """A thread's items, in every second step the last one first: if their weights are more than L2
+    holds, those read last are still there."""
+    is_odd = e.b.trunc(step, ll.IntType(1))
+    last = e.b.sub(e.b.add(begin, end), e.i64(1))
+    with e.loop(begin, end) as i:
+        yield e.b.select(is_odd, e.b.sub(last, i), i)
+
+
 def lower_lstm(task: Task) -> Kernel:
     """xp, r, h0, c0 -> y, h, c. The cell state lives in the result c: items own their block."""
     require_dtypes(task.views)
@@ -99,7 +110,7 @@ def lower_lstm(task: Task) -> Kernel:
             block.put(_view(c_at, c), b, cell)
             block.put_state(y_at, _view(h_at, h), b, state)
 
-        with e.loop(begin, end) as item:
+        with _there_and_back(e, begin, end, step) as item:
             block = _Block(e, layer, item, step, xp_at, r_at)
             for before in block.either(_view(h0_at, h0), block.before(y_at)):
                 for old in block.either(_view(c0_at, c0), _view(c_at, c)):
@@ -134,7 +145,7 @@ def _lower_gru_linear(task: Task) -> Kernel:
             state = _mix(e, update, new, block.units(before, b))
             block.put_state(y_at, _view(h_at, h), b, state)
 
-        with e.loop(begin, end) as item:
+        with _there_and_back(e, begin, end, step) as item:
             block = _Block(e, layer, item, step, xp_at, r_at)
             for before in block.either(_view(h0_at, h0), block.before(y_at)):
                 block.accumulate(before, range(3), partial(finish, block, before))
@@ -178,7 +189,7 @@ def _lower_gru_reset_first(task: Task) -> Kernel:
         def is_phase(number: int) -> Val:
             return e.b.and_(e.b.not_(final), e.b.icmp_signed("==", phase, e.i64(number)))
 
-        with e.loop(begin, end) as item:
+        with _there_and_back(e, begin, end, step) as item:
             block = _Block(e, layer, item, step, xp_at, r_at)
             for before in block.either(_view(h0_at, h0), block.before(y_at)):
                 with e.when(is_phase(0)):
