@@ -23,7 +23,9 @@ def test_kernels_in_any_number_of_modules_give_the_same_results(most, monkeypatc
     monkeypatch.setattr(program, "_MODULE", most)
     model = tilth.load(DIGITS)
     x = rng.random((1, 1, 8, 8), dtype=np.float32)
-    (found,) = model.compile(shapes={"image": x.shape}, threads=2, cache=False)({"image": x}).values()
+    (found,) = model.compile(shapes={"image": x.shape}, threads=2, cache=False)(
+        {"image": x}
+    ).values()
     (expected,) = interpret(model.graph({"batch": 1}), [x])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -47,15 +47,15 @@ def _data_layout(isa: Isa) -> str:
     return str(target_machine(isa).target_data)
 
 
-def optimise(module: ll.Module, isa: Isa) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    """Parse, verify, and tidy: kernels come vectorised, unrolled and hoisted as they should be.
+def optimise(text: str, isa: Isa) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """Parse a module's IR, verify, and tidy: kernels come vectorised, unrolled, and hoisted.
 
     Three cheap passes turn stack slots into registers and fold what the emitters leave; LLVM's
     full pipeline took ten times as long for code of the same speed.
     """
     machine = target_machine(isa)
     try:
-        parsed = llvm.parse_assembly(str(module))
+        parsed = llvm.parse_assembly(text)
         parsed.verify()
     except RuntimeError as e:
         raise CompileError(f"the emitted code is not valid LLVM IR; please report this: {e}") from e
@@ -69,7 +69,11 @@ def optimise(module: ll.Module, isa: Isa) -> tuple[llvm.ModuleRef, llvm.TargetMa
 
 def compile_object(module: ll.Module, isa: Isa) -> bytes:
     """Machine code for `isa` as a relocatable object file."""
-    parsed, machine = optimise(module, isa)
+    return _object_of(str(module), isa)
+
+
+def _object_of(text: str, isa: Isa) -> bytes:
+    parsed, machine = optimise(text, isa)
     return machine.emit_object(parsed)
 
 
@@ -77,13 +81,13 @@ def compile_objects(modules: Iterable[ll.Module], isa: Isa) -> tuple[bytes, ...]
     """The object of each module. One is compiled while the next is emitted: LLVM runs beside
     Python, though not beside itself."""
     with ThreadPoolExecutor(1) as pool:
-        objects = [pool.submit(compile_object, module, isa) for module in modules]
+        objects = [pool.submit(_object_of, str(module), isa) for module in modules]
         return tuple(found.result() for found in objects)
 
 
 def compile_assembly(module: ll.Module, isa: Isa) -> str:
     """The same as text, for reading and for tests that count instructions."""
-    parsed, machine = optimise(module, isa)
+    parsed, machine = optimise(str(module), isa)
     return machine.emit_assembly(parsed)
 
 
