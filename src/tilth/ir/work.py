@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tilth.ir.errors import LimitError
 
-_BUILD_OPERATIONS = 24_000  # what building a node costs
+_BUILD_OPERATIONS = 48_000  # what building a node costs, on a slow machine
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ _FOLD_LIMIT = 1 << 14
 # What building nodes and computing constants may cost (see `limits.cost`): for any model, more for
 # each node of the file, and for one node whose result could stay a node.
 _WORK_FLOOR = 1 << 30
-_WORK_GROWTH = 1 << 18
+_WORK_GROWTH = 1 << 19
 _FOLD_WORK = 1 << 26
 # Nodes after inlining functions and unrolling loops: functions that call functions can grow without
 # end. So many for any model, and so many times those in the file.
