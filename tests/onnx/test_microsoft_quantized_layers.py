@@ -24,7 +24,8 @@ def attention(projected: np.ndarray, keep: np.ndarray) -> np.ndarray:
     return y.transpose(0, 2, 1, 3).reshape(B, S, N * H).astype(F)
 
 
-def attentions() -> dict[str, Case]:
+def attentions(cut: int = 1) -> dict[str, Case]:
+    """Weights are divided by `cut`."""
     cases = {}
     bias, keep = reals(3 * N * H), np.array([S, S - 1], np.int32)
     x, xs, xz = integers(np.uint8, B, S, D), np.array(0.02, F), np.array(120, np.uint8)
@@ -32,7 +33,7 @@ def attentions() -> dict[str, Case]:
         ("per tensor", np.array(0.01, F), np.array(3, np.int8)),
         ("per column", (0.005 + RNG.random(3 * N * H) / 100).astype(F), np.zeros(3 * N * H, "i1")),
     ):
-        w = integers(np.int8, D, 3 * N * H) // 2  # ONNX Runtime adds pairs, which may saturate
+        w = integers(np.int8, D, 3 * N * H) // cut
         y = attention(dequantised(x, xs, xz) @ dequantised(w, ws, wz) + bias, keep)
         cases[f"QAttention {name}"] = Case(
             "QAttention", [x, w, bias, xs, ws, keep, xz, wz], [y], {"num_heads": N},
@@ -102,7 +103,8 @@ def test_results_are_those_of_the_formula(case):
     case.assert_close(case.ours(), case.want)
 
 
-@by_case(CASES, peer=True)
+# Of full-range weights, ONNX Runtime's sums of two products saturate on some processors.
+@by_case({**CASES, **attentions(cut=2)}, peer=True)
 def test_results_are_those_of_onnx_runtime(case):
     got, want = case.ours(), case.onnx_runtime()
     if "LSTM" in case.op_type:

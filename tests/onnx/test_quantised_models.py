@@ -38,7 +38,7 @@ def static(path: Path, form, activations, weights, per_channel: bool) -> None:
     quantization.quantize_static(
         DIGITS, path, Images(), quant_format=form, activation_type=activations,
         weight_type=weights, per_channel=per_channel,
-        reduce_range=True,  # or ONNX Runtime's sums saturate on some processors
+        reduce_range=not host_isa().byte_dot,  # or ONNX Runtime's sums saturate
     )  # fmt: skip
 
 
