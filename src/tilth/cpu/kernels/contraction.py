@@ -33,7 +33,7 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
         return _nothing(len(task.views))
     shape, constant = _problem(task)
     form, operands = shape.form, task.operands
-    plan = plan or contraction_plan.choose(shape, constant, task.isa, task.threads)
+    plan = plan or choose(task)
     shape = replace(shape, flat=plan.flat)
     geometry = Geometry(shape, plan, contraction_bytes.views(form, operands), task.results[0])
     packed = {}
@@ -77,11 +77,10 @@ def emit_right(task: Task, plan: Plan, module: ll.Module, isa: Isa, name: str) -
 
 def lower_exact(task: Task) -> Kernel:
     """As `lower`, a little slower, with rounding errors that hardly grow with the depth."""
-    shape, constant = _problem(task)
+    shape, _ = _problem(task)
     if task.results[0].size == 0 or not shape.form.accumulator.is_float:
         return lower(task)
-    plan = contraction_plan.choose(shape, constant, task.isa, task.threads)
-    return lower(task, replace(plan, run=RUN))
+    return lower(task, replace(choose(task), run=RUN))
 
 
 def lower_rows(task: Task) -> Kernel:
