@@ -84,7 +84,7 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
 
 def pays(task: Task) -> bool:
     """Is `lower` possible and expected to be faster than the direct kernel?"""
-    if task.results[0].size == 0 or unsuitable(task):
+    if unsuitable(task):
         return False
     isa, threads = task.isa, task.threads
     direct = contraction_plan.cycles(
@@ -103,13 +103,15 @@ def choose(task: Task) -> Plan:
 @once
 def plans(task: Task) -> list[Plan]:
     """Plans that `lower` may be given, the one of `choose` first; none where it cannot run."""
-    if task.results[0].size == 0 or unsuitable(task):
+    if unsuitable(task):
         return []
     return strassen_plan.ranked(problem_of(shape_of(task)), task.isa, task.threads)
 
 
 def unsuitable(task: Task) -> str | None:
     """Why this contraction cannot be computed so; None if it can."""
+    if task.results[0].size == 0:
+        return "it is empty"
     form, lanes = canonicalise(task), task.isa.lanes
     if {form.lhs_dtype, form.rhs_dtype, form.accumulator} != {f32}:
         return "it does not compute in f32"
