@@ -41,6 +41,12 @@ def test_lstm(hidden, batch, reverse, rng):
     run(lstm, recurrent.lower_lstm, rng, 4, batch, hidden, reverse=reverse)
 
 
+@pytest.mark.parametrize("batch", [8, 13, 37])
+def test_batches_of_several_tiles_of_rows(batch, rng):
+    run(lstm, recurrent.lower_lstm, rng, 3, batch, 24)
+    run(gru, recurrent.lower_gru, rng, 3, batch, 24)
+
+
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("sizes", [(1, 1, 20), (4, 3, 16), (3, 2, 70)])

@@ -7,6 +7,7 @@ previous step is read from the sequence of results, so threads share nothing els
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,20 @@ import numpy as np
 
 from tilth.cpu import vmath
 from tilth.cpu.access import address, load, register_type, store
-from tilth.cpu.emit import I8, Emitter, Val
+from tilth.cpu.emit import I8, I32, Emitter, Val, width
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand, Packed, Task
+from tilth.cpu.kernels import tiles
+from tilth.cpu.kernels.microkernel import prefetch
 from tilth.cpu.kernels.space import kernel_emitter, require_dtypes, touched_bytes
 from tilth.ir.types import DType, Shape, f32, f64
 
 Index = int | Val
+Rows = Sequence[Index]
+_WAITING = 32  # rows whose sums wait on the stack
+_TILE = 4  # rows of a register tile, if there are as many, that are worth another part of the gates
+_FINISHED = 2  # rows finished side by side, as that is a long chain of operations
+_TURN = 4  # units of depth in a turn of the inner loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,20 @@ class _Layer:
     h0: Operand
     y: Operand
     gates: int
-    lanes: int
+    isa: Isa
     reverse: bool
+
+    @property
+    def lanes(self) -> int:
+        return self.isa.lanes
+
+    @property
+    def parts(self) -> tuple[range, ...]:
+        """The gates, in parts whose products with some rows of the state are one register tile:
+        so many that a tile has `_TILE` rows, if there are as many."""
+        rows = min(self.batch, _TILE)
+        most = max(n for n in range(1, self.gates + 1) if n == 1 or tiles.fits(self.isa, rows, n))
+        return tuple(range(self.gates)[i : i + most] for i in range(0, self.gates, most))
 
     @property
     def steps(self) -> int:
@@ -64,20 +84,22 @@ class _Layer:
         return 2 * self.steps * self.batch * self.gates * self.hidden * self.hidden
 
     def packed(self) -> Packed | None:
-        """The weights as [block][k][gate][lane], zero beyond the last unit; None if unknown."""
+        """The weights as [block][part][k][gate][lane], zero beyond the last unit; None if they
+        are not known."""
         constant = self.r.constant
         if constant is None:
             return None
         dtype = self.compute.numpy
-        shape = (self.gates, self.blocks, self.lanes, self.hidden)
+        shape = (self.blocks, self.gates * self.hidden * self.lanes)
 
         def fill(place: np.ndarray) -> None:
             weights = np.zeros((self.gates, self.blocks * self.lanes, self.hidden), dtype)
             weights[:, : self.hidden] = constant.reshape(self.gates, self.hidden, self.hidden)
-            turned = weights.reshape(shape).transpose(1, 3, 0, 2)
-            place.view(dtype).reshape(turned.shape)[...] = turned
+            turned = weights.reshape(self.gates, self.blocks, self.lanes, -1).transpose(1, 3, 0, 2)
+            pieces = [turned[:, :, part].reshape(self.blocks, -1) for part in self.parts]
+            np.concatenate(pieces, axis=1, out=place.view(dtype).reshape(shape))
 
-        layout = ("recurrent", shape, dtype)
+        layout = ("recurrent", shape, self.parts, dtype)
         return Packed(math.prod(shape) * dtype.itemsize, constant, fill, layout)
 
 
@@ -91,17 +113,49 @@ def _there_and_back(e: Emitter, begin: Val, end: Val, step: Val) -> Iterator[Val
         yield e.b.select(is_odd, e.b.sub(last, i), i)
 
 
+def _joined(e: Emitter, vectors: Sequence[Val]) -> Val:
+    """One or two vectors in one: functions of it run through both side by side."""
+    if len(vectors) == 1:
+        return vectors[0]
+    lanes = 2 * width(vectors[0].type)
+    return e.b.shuffle_vector(*vectors, ll.Constant(ll.VectorType(I32, lanes), list(range(lanes))))
+
+
+def _split(e: Emitter, value: Val, count: int) -> list[Val]:
+    """What `_joined` has joined."""
+    if count == 1:
+        return [value]
+    lanes = width(value.type) // count
+    parts = [list(range(i * lanes, (i + 1) * lanes)) for i in range(count)]
+    masks = [ll.Constant(ll.VectorType(I32, lanes), part) for part in parts]
+    return [e.b.shuffle_vector(value, ll.Constant(value.type, ll.Undefined), m) for m in masks]
+
+
+def _pieces(e: Emitter, extent: int, at_most: int) -> Iterator[tuple[Val, int]]:
+    """Loops over balanced pieces: where one begins, and its size."""
+    start = 0
+    for size, count in tiles.cover(extent, at_most).sizes().items():
+        with e.loop(start, start + size * count, size) as first:
+            yield first, size
+        start += size * count
+
+
+def _rows_together(isa: Isa, gates: int) -> int:
+    """How many rows of a register tile fit, for so many gates."""
+    return max(r for r in range(1, isa.registers) if r == 1 or tiles.fits(isa, r, gates))
+
+
 def lower_lstm(task: Task) -> Kernel:
     """xp, r, h0, c0 -> y, h, c. The cell state lives in the result c: items own their block."""
     require_dtypes(task.views)
     xp, r, h0, c0, y, h, c = task.views
-    layer = _Layer(xp, r, h0, y, 4, task.isa.lanes, task.node.attrs["reverse"])
+    layer = _Layer(xp, r, h0, y, 4, task.isa, task.node.attrs["reverse"])
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, (xp_at, r_at, h0_at, c0_at, y_at, h_at, c_at) = kernel_emitter(module, isa, name, 7)
         *_, begin, end, step = e.args
 
-        def finish(block: _Block, old: _View, b: Index, sums: list[Val]) -> None:
+        def finish(block: _Block, old: _View, b: Rows, sums: list[Val]) -> None:
             gates = [e.b.fadd(s, block.input(b, g)) for g, s in enumerate(sums)]
             i, o, f = (vmath.apply(e, "logistic", x) for x in gates[:3])
             new = vmath.apply(e, "tanh", gates[3])
@@ -130,14 +184,14 @@ def _lower_gru_linear(task: Task) -> Kernel:
     """The reset gate scales the finished product, so a step is one sweep over the weights."""
     require_dtypes(task.views)
     xp, r, rb, h0, y, h = task.views
-    layer = _Layer(xp, r, h0, y, 3, task.isa.lanes, task.node.attrs["reverse"])
+    layer = _Layer(xp, r, h0, y, 3, task.isa, task.node.attrs["reverse"])
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, (xp_at, r_at, rb_at, h0_at, y_at, h_at) = kernel_emitter(module, isa, name, 6)
         *_, begin, end, step = e.args
 
-        def finish(block: _Block, before: _View, b: Index, sums: list[Val]) -> None:
-            biased = [e.b.fadd(s, block.bias(rb_at, rb, g)) for g, s in enumerate(sums)]
+        def finish(block: _Block, before: _View, b: Rows, sums: list[Val]) -> None:
+            biased = [e.b.fadd(s, block.bias(rb_at, rb, g, len(b))) for g, s in enumerate(sums)]
             update, reset = (
                 vmath.apply(e, "logistic", e.b.fadd(biased[g], block.input(b, g))) for g in (0, 1)
             )
@@ -162,7 +216,7 @@ def _lower_gru_reset_first(task: Task) -> Kernel:
     """
     require_dtypes(task.views)
     xp, r, rb, h0, y, h = task.views
-    layer = _Layer(xp, r, h0, y, 3, task.isa.lanes, task.node.attrs["reverse"])
+    layer = _Layer(xp, r, h0, y, 3, task.isa, task.node.attrs["reverse"])
 
     def emit(module: ll.Module, isa: Isa, name: str) -> ll.Function:
         e, (xp_at, r_at, rb_at, h0_at, y_at, h_at) = kernel_emitter(module, isa, name, 6)
@@ -172,16 +226,16 @@ def _lower_gru_reset_first(task: Task) -> Kernel:
         step = e.intrinsic("smin", step, e.i64(layer.steps - 1))
         scaled = _view(h_at, h)
 
-        def gate(block: _Block, b: Index, g: int, total: Val) -> Val:
-            total = e.b.fadd(total, block.bias(rb_at, rb, g))
+        def gate(block: _Block, b: Rows, g: int, total: Val) -> Val:
+            total = e.b.fadd(total, block.bias(rb_at, rb, g, len(b)))
             return e.b.fadd(total, block.input(b, g))
 
-        def reset(block: _Block, before: _View, b: Index, sums: list[Val]) -> None:
+        def reset(block: _Block, before: _View, b: Rows, sums: list[Val]) -> None:
             gates = [vmath.apply(e, "logistic", gate(block, b, g, s)) for g, s in enumerate(sums)]
             block.put(block.now(y_at), b, gates[0])
             block.put(scaled, b, e.b.fmul(gates[1], block.units(before, b)))
 
-        def update(block: _Block, before: _View, b: Index, sums: list[Val]) -> None:
+        def update(block: _Block, before: _View, b: Rows, sums: list[Val]) -> None:
             new = vmath.apply(e, "tanh", gate(block, b, 2, sums[0]))
             z = block.units(block.now(y_at), b)
             block.put(block.now(y_at), b, _mix(e, z, new, block.units(before, b)))
@@ -197,7 +251,7 @@ def _lower_gru_reset_first(task: Task) -> Kernel:
                 with e.when(is_phase(1)):
                     block.accumulate(scaled, [2], partial(update, block, before))
             with e.when(final), e.loop(0, layer.batch) as b:
-                block.put(scaled, b, block.units(block.now(y_at), b))
+                block.put(scaled, [b], block.units(block.now(y_at), [b]))
         return e.finish()
 
     return _kernel("gru", task, layer, emit, 2 * layer.steps + 1)
@@ -284,80 +338,113 @@ class _Block:
         with self.e.when(self.e.b.not_(self.is_first)):
             yield later
 
-    def units(self, view: _View, b: Index) -> Val:
-        """This block's part of row `b`."""
-        at = address(self.e, view.pointer, view.dtype, view.strides, (b, self.first))
-        return load(self.e, at, view.dtype, self.layer.lanes, view.strides[1], self.limit)
+    def units(self, view: _View, rows: Rows) -> Val:
+        """This block's part of some rows, joined."""
 
-    def put(self, view: _View, b: Index, value: Val) -> None:
-        at = address(self.e, view.pointer, view.dtype, view.strides, (b, self.first))
-        store(self.e, value, at, view.dtype, view.strides[1], self.limit)
+        def part(b: Index) -> Val:
+            at = address(self.e, view.pointer, view.dtype, view.strides, (b, self.first))
+            return load(self.e, at, view.dtype, self.layer.lanes, view.strides[1], self.limit)
 
-    def put_state(self, y_at: Val, final: _View, b: Index, value: Val) -> None:
+        return _joined(self.e, [part(b) for b in rows])
+
+    def put(self, view: _View, rows: Rows, values: Val) -> None:
+        for b, value in zip(rows, _split(self.e, values, len(rows)), strict=True):
+            at = address(self.e, view.pointer, view.dtype, view.strides, (b, self.first))
+            store(self.e, value, at, view.dtype, view.strides[1], self.limit)
+
+    def put_state(self, y_at: Val, final: _View, b: Rows, value: Val) -> None:
         """Write the new state to the sequence, and in the last step to `final` too."""
         self.put(self.now(y_at), b, value)
         with self.e.when(self.is_last):
             self.put(final, b, value)
 
-    def input(self, b: Index, gate: int) -> Val:
-        """This block's part of a gate of xp."""
+    def input(self, rows: Rows, gate: int) -> Val:
+        """This block's part of a gate of xp, of some rows, joined."""
         xp, unit = self.layer.xp, self._unit_of(gate)
-        at = address(self.e, self.xp_at, xp.dtype, xp.strides, (self.time, b, unit))
-        return load(self.e, at, xp.dtype, self.layer.lanes, xp.strides[2], self.limit)
 
-    def bias(self, pointer: Val, bias: Operand, gate: int) -> Val:
+        def part(b: Index) -> Val:
+            at = address(self.e, self.xp_at, xp.dtype, xp.strides, (self.time, b, unit))
+            return load(self.e, at, xp.dtype, self.layer.lanes, xp.strides[2], self.limit)
+
+        return _joined(self.e, [part(b) for b in rows])
+
+    def _fetch_input(self, gates: Sequence[int], first: Val, rows: int) -> None:
+        """Ask for what `input` will read of some rows, while products are made."""
+        e, xp = self.e, self.layer.xp
+        for i, gate in itertools.product(range(rows), gates):
+            where = self.time, e.b.add(first, e.i64(i)), self._unit_of(gate)
+            prefetch(e, address(e, self.xp_at, xp.dtype, xp.strides, where))
+
+    def bias(self, pointer: Val, bias: Operand, gate: int, rows: int) -> Val:
+        """This block's part of a gate of the bias, as often as there are rows."""
         at = address(self.e, pointer, bias.dtype, bias.strides, (self._unit_of(gate),))
-        return load(self.e, at, bias.dtype, self.layer.lanes, bias.strides[0], self.limit)
+        one = load(self.e, at, bias.dtype, self.layer.lanes, bias.strides[0], self.limit)
+        return _joined(self.e, [one] * rows)
 
     def _unit_of(self, gate: int) -> Val:
         return self.e.b.add(self.first, self.e.i64(gate * self.layer.hidden))
 
     # -- products ------------------------------------------------------------------------------
     def accumulate(
-        self, state: _View, gates: Sequence[int], finish: Callable[[Index, list[Val]], None]
+        self, state: _View, gates: Sequence[int], finish: Callable[[Rows, list[Val]], None]
     ) -> None:
-        """For each row b: `finish(b, [state[b] . weights of the gate, for each gate])`."""
-        e, batch = self.e, self.layer.batch
-        together = min(batch, max(1, e.isa.registers // (2 * len(gates))))
-        whole = batch // together * together
-        with e.loop(0, whole, together) as first:
-            rows: list[Index] = [e.b.add(first, e.i64(i)) for i in range(together)]
-            self._rows(state, gates, rows, finish)
-        if whole < batch:
-            self._rows(state, gates, list(range(whole, batch)), finish)
+        """For each row b: `finish([b], [state[b] . weights of the gate, for each gate])`, a
+        vector for each gate, or for some rows at once, whose vectors are joined.
 
-    def _rows(
-        self,
-        state: _View,
-        gates: Sequence[int],
-        rows: list[Index],
-        finish: Callable[[Index, list[Val]], None],
-    ) -> None:
+        Where all gates are too many for a register tile, a part of them meets all rows before the
+        next part does: its weights stay in L1 meanwhile. Sums wait until all gates have theirs.
+        """
+        e, batch, n = self.e, self.layer.batch, self.layer.gates
+        vector = register_type(self.layer.compute, self.layer.lanes)
+        waiting = e.var(ll.ArrayType(vector, tiles.cover(batch, _WAITING).size * n))
+
+        def place(row: Val, gate: int) -> Val:
+            at = e.b.add(e.b.mul(row, e.i64(n)), e.i64(gate))
+            return e.b.gep(waiting, [e.i64(0), at], inbounds=True)
+
+        parts = [[gate for gate in gates if gate in part] for part in self.layer.parts]
+        for block, rows in _pieces(e, batch, _WAITING):
+            for part in filter(None, parts):
+                for first, size in _pieces(e, rows, _rows_together(e.isa, len(part))):
+                    self._fetch_input(part, e.b.add(block, first), size)
+                    products = self._products(state, part, e.b.add(block, first), size)
+                    for (i, gate), total in products.items():
+                        e.b.store(total, place(e.b.add(first, e.i64(i)), gate))
+            for first, size in _pieces(e, rows, _FINISHED):
+                these = [e.b.add(first, e.i64(i)) for i in range(size)]
+                sums = [_joined(e, [e.b.load(place(b, gate)) for b in these]) for gate in gates]
+                finish([e.b.add(block, b) for b in these], sums)
+
+    def _products(
+        self, state: _View, gates: Sequence[int], first: Val, rows: int
+    ) -> dict[tuple[int, int], Val]:
+        """Of some rows with the weights of some gates, by (row of these, gate)."""
         e, depth = self.e, self.layer.hidden
         zero = e.const(register_type(self.layer.compute, self.layer.lanes), 0.0)
-        chains = 2 if len(rows) == 1 else 1  # enough independent sums to hide the latency of one
-        sums = [[[e.var(zero.type, zero) for _ in gates] for _ in rows] for _ in range(chains)]
+        chains = 2 if rows == 1 else 1  # enough independent sums to hide the latency of one
+        keys = list(itertools.product(range(rows), gates))
+        sums = [{key: e.var(zero.type, zero) for key in keys} for _ in range(chains)]
 
-        def term(k: Index, chain: int) -> None:
-            weights = [self._weights(gate, k) for gate in gates]
-            for row, totals in zip(rows, sums[chain], strict=True):
+        def term(k: Index, totals: dict[tuple[int, int], Val]) -> None:
+            weights = {gate: self._weights(gate, k) for gate in gates}
+            for i in range(rows):
+                row = e.b.add(first, e.i64(i))
                 at = address(e, state.pointer, state.dtype, state.strides, (row, k))
                 unit = load(e, at, state.dtype, self.layer.lanes, 0)
-                for weight, total in zip(weights, totals, strict=True):
-                    e.b.store(e.fma(unit, weight, e.b.load(total)), total)
+                for gate, weight in weights.items():
+                    slot = totals[i, gate]
+                    e.b.store(e.fma(unit, weight, e.b.load(slot)), slot)
 
-        whole = depth // chains * chains
-        with e.loop(0, whole, chains) as k:
-            for chain in range(chains):
-                term(e.b.add(k, e.i64(chain)), chain)
+        whole = depth // _TURN * _TURN
+        with e.loop(0, whole, _TURN) as k:
+            for i in range(_TURN):
+                term(e.b.add(k, e.i64(i)), sums[i % chains])
         for k in range(whole, depth):
-            term(k, 0)
-        for i, row in enumerate(rows):
-            parts = [[e.b.load(total) for total in sums[c][i]] for c in range(chains)]
-            total = parts[0]
-            for more in parts[1:]:
-                total = [e.b.fadd(x, y) for x, y in zip(total, more, strict=True)]
-            finish(row, total)
+            term(k, sums[0])
+        found = {key: e.b.load(slot) for key, slot in sums[0].items()}
+        for more in sums[1:]:
+            found = {key: e.b.fadd(total, e.b.load(more[key])) for key, total in found.items()}
+        return found
 
     def _weights(self, gate: int, k: Index) -> Val:
         """The weights from unit `k` to this block's units."""
@@ -366,7 +453,9 @@ class _Block:
             r = layer.r
             at = address(e, self.r_at, r.dtype, r.strides, (self._unit_of(gate), k))
             return load(e, at, r.dtype, layer.lanes, r.strides[0], self.limit)
-        row = layer.gates * layer.lanes
-        strides = (layer.hidden * row, row, layer.lanes)
-        at = address(e, self.r_at, layer.compute, strides, (self.item, k, gate))
+        part = next(part for part in layer.parts if gate in part)
+        row = len(part) * layer.lanes
+        begin = part.start * layer.hidden * layer.lanes + (gate - part.start) * layer.lanes
+        strides = (layer.gates * layer.hidden * layer.lanes, 1, row)
+        at = address(e, self.r_at, layer.compute, strides, (self.item, begin, k))
         return load(e, at, layer.compute, layer.lanes)
