@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tilth.compiler.garbage import rarely_collected
 from tilth.compiler.log import LogEntry
 from tilth.compiler.pipeline import run_shared, run_target
 from tilth.compiler.place import Placement, Region, place
@@ -29,6 +30,7 @@ FALLBACK = "reference"
 log = logging.getLogger("tilth")
 
 
+@rarely_collected()
 def compile_graph(
     graph: Graph,
     device: Device,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import llvmlite.binding as llvm
 import llvmlite.ir as ll
@@ -74,7 +75,19 @@ def compile_object(module: ll.Module, isa: Isa) -> bytes:
 
 def _object_of(text: str, isa: Isa) -> bytes:
     parsed, machine = optimise(text, isa)
-    return machine.emit_object(parsed)
+    with _no_strength_reduction():
+        return machine.emit_object(parsed)
+
+
+@contextmanager
+def _no_strength_reduction() -> Iterator[None]:
+    """Without a pass that takes a fifth of LLVM's time and finds nothing: pointers of our loops
+    are advanced, not multiplied. The switch is the process's, which others use, too."""
+    llvm.set_option("tilth", "-disable-lsr")
+    try:
+        yield
+    finally:
+        llvm.set_option("tilth", "-disable-lsr=false")
 
 
 def compile_objects(modules: Iterable[ll.Module], isa: Isa) -> tuple[bytes, ...]:
@@ -88,7 +101,8 @@ def compile_objects(modules: Iterable[ll.Module], isa: Isa) -> tuple[bytes, ...]
 def compile_assembly(module: ll.Module, isa: Isa) -> str:
     """The same as text, for reading and for tests that count instructions."""
     parsed, machine = optimise(str(module), isa)
-    return machine.emit_assembly(parsed)
+    with _no_strength_reduction():
+        return machine.emit_assembly(parsed)
 
 
 def linked_by_llvm(
