@@ -4,7 +4,8 @@ usage: operators.py [--only NAME] [--threads 2] [--json FILE]
 
 Each case is an ONNX model of one operator, compiled as any model is; its main kernel's time comes
 from `Executable.profile`. The limit is a loop of fused multiply-adds, run between the cases so
-that both see the same clock. Convolutions are counted as direct ones, so Winograd may pass 100 %.
+that both see the same clock; what the inner loop of products reaches of it, with all operands in
+L1, is told, too. Convolutions are counted as direct ones, so Winograd may pass 100 %.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rich.table import Table
 import tilth
 from command_line import options, write_json
 from tilth.cpu.isa import host_isa
-from tilth.cpu.peak import measure_peak
+from tilth.cpu.peak import measure_peak, measure_product_peak
 from tilth.tools.engines import use_cores
 from tilth.tools.machine import describe_machine
 
@@ -96,8 +97,8 @@ def model_of(case: Case) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def measure(cases: Iterable[Case], threads: int, rounds: int) -> list[Row]:
-    """Profile all cases `rounds` times, the limit before each."""
+def measure(cases: Iterable[Case], threads: int, rounds: int) -> tuple[list[Row], float]:
+    """Profile all cases `rounds` times, the limit before each; and the inner loop's share of it."""
     rng = np.random.default_rng(1)
     prepared = [
         (
@@ -110,14 +111,18 @@ def measure(cases: Iterable[Case], threads: int, rounds: int) -> list[Row]:
     seconds: dict[str, list[float]] = {case.name: [] for case, _, _ in prepared}
     peaks: dict[str, list[float]] = {case.name: [] for case, _, _ in prepared}
     algorithms: dict[str, str] = {}
+    loops = []
     for _ in range(rounds):
+        peak = measure_peak(host_isa(), threads, runs=3)
+        loops.append(measure_product_peak(host_isa(), threads, runs=3) / peak)
         for case, executable, feeds in prepared:
             peaks[case.name].append(measure_peak(host_isa(), threads, runs=3))
             kernels = executable.profile(feeds, runs=RUNS).kernels
             main = max(kernels, key=lambda kernel: kernel.flops)
             seconds[case.name].append(main.seconds)
             algorithms[case.name] = main.algorithm
-    return [_row(c, algorithms[c.name], seconds[c.name], peaks[c.name]) for c, _, _ in prepared]
+    rows = [_row(c, algorithms[c.name], seconds[c.name], peaks[c.name]) for c, _, _ in prepared]
+    return rows, statistics.median(loops)
 
 
 def _row(case: Case, algorithm: str, seconds: list[float], peaks: list[float]) -> Row:
@@ -143,10 +148,13 @@ def main() -> None:
     arguments = parser.parse_args()
     use_cores(arguments.threads)
     cases = [case for case in CASES if arguments.only in case.name]
-    rows = measure(cases, arguments.threads, arguments.rounds)
+    rows, loop = measure(cases, arguments.threads, arguments.rounds)
     print_table(rows, Console())
+    print(f"inner loop of products, operands in L1: {loop:.0%} of the peak")
     machine = describe_machine(arguments.threads)
-    write_json(arguments.json, {"machine": machine, "operators": [asdict(row) for row in rows]})
+    operators = [asdict(row) for row in rows]
+    found = {"machine": machine, "inner_loop_share": loop, "operators": operators}
+    write_json(arguments.json, found)
 
 
 if __name__ == "__main__":

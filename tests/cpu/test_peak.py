@@ -3,7 +3,7 @@
 from tilth.cpu import bandwidth
 from tilth.cpu.bandwidth import measure_bandwidth
 from tilth.cpu.isa import host_isa
-from tilth.cpu.peak import measure_peak
+from tilth.cpu.peak import measure_peak, measure_product_peak
 from tilth.cpu.together import run_together
 
 
@@ -11,6 +11,12 @@ def test_peak_of_one_thread_is_plausible():
     isa = host_isa()
     slowest, fastest = 0.05e9, 4 * 2 * isa.lanes * 7e9  # a starved core; four units at 7 GHz
     assert slowest < measure_peak(isa, threads=1, runs=2) < fastest
+
+
+def test_loads_do_not_make_a_product_faster():
+    isa = host_isa()
+    fastest = measure_peak(isa, threads=1, runs=10)
+    assert 0.05e9 < measure_product_peak(isa, threads=2, runs=2) < 2 * 1.5 * fastest
 
 
 def test_bandwidth_of_two_threads_is_plausible(monkeypatch):
