@@ -16,6 +16,7 @@ from tilth.ir.graph import Graph, Node, Value, clone, constant_of, make_constant
 from tilth.ir.interpreter import evaluate, interpret
 from tilth.ir.limits import cost, nbytes
 
+_IN_ORDER = 1 << 16  # bytes: larger constants are not copied to transpose them, packing reads any
 _ALWAYS = 1 << 20  # bytes: results up to this size are folded
 _GROWTH = 4  # bigger ones only up to this many times their operands, as dequantised weights are
 _ADDED = 1 << 28  # bytes by which folding may make the constants of a graph bigger in all
@@ -35,7 +36,8 @@ def fold_constants(graph: Graph) -> Graph:
             return clone(node, inputs)
         arrays = evaluate(node, [v.node.attrs["value"] for v in inputs])
         name = next((v.node.name for v in inputs if v.node.name), node.name)
-        return [make_constant(array, name) for array in arrays]
+        strided = node.op == "transpose" and node.inputs[0].tensor.nbytes > _IN_ORDER
+        return [make_constant(array, name, strided) for array in arrays]
 
     return graph.map(visit)
 

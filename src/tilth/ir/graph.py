@@ -91,10 +91,14 @@ def make_input(type_: Type, name: str) -> Value:
     return Value(Node("input", (), freeze({}), (type_,), name))
 
 
-def make_constant(array: Any, name: str = "") -> Value:
-    """A constant tensor; the array must not be written afterwards."""
+def make_constant(array: Any, name: str = "", strided: bool = False) -> Value:
+    """A constant tensor; the array must not be written afterwards.
+
+    It is copied if its elements do not lie in order, unless it may stay `strided`.
+    """
     array = np.asarray(array)
-    array = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    if not strided and not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
     type_ = TensorType(dtype_of(array.dtype), array.shape)
     return Value(Node("constant", (), MappingProxyType({"value": array}), (type_,), name))
 
