@@ -1,16 +1,21 @@
 """Constant folding, common subexpressions, decomposition, scales into weights."""
 
 import numpy as np
-from graph_samples import assert_same, count, graph, ops, tensor, weights
+import pytest
+from graph_samples import assert_same, count, feeds, graph, ops, tensor, weights
 
 from tilth.compiler import scales
 from tilth.compiler.cse import merge_common_subexpressions
 from tilth.compiler.decompose import decompose
+from tilth.compiler.driver import compile_graph
 from tilth.compiler.fold import fold_constants
 from tilth.ir.graph import constant_of, make_constant
+from tilth.ir.interpreter import interpret
 from tilth.ir.ops.table import op
 from tilth.ir.rewrite import rewrite
 from tilth.ir.types import f32
+from tilth.runtime.devices import parse_device
+from tilth.runtime.target import Options
 
 
 def test_nodes_on_constants_are_computed():
@@ -24,6 +29,30 @@ def test_weights_keep_their_array():
     w = weights(4, 4)
     g = graph(op.dot_general(tensor(2, 4), w, lhs_contract=(1,), rhs_contract=(0,)))
     assert fold_constants(g).outputs[0].node.inputs[1] is w
+
+
+def test_large_weights_are_transposed_without_a_copy():
+    w = weights(256, 512)
+    (folded,) = fold_constants(graph(op.transpose(w, permutation=(1, 0)))).outputs
+    assert np.shares_memory(constant_of(folded), constant_of(w))
+    np.testing.assert_array_equal(constant_of(folded), constant_of(w).T)
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_weights_out_of_order_are_right_wherever_they_go(device):
+    x, w = tensor(256, 512), weights(512, 256)
+    turned = op.transpose(w, permutation=(1, 0))
+    results = (
+        op.add(x, turned),
+        turned,
+        op.reshape(turned, shape=(512, 256)),
+        op.dot_general(x, turned, lhs_contract=(1,), rhs_contract=(1,)),
+    )
+    g = graph(*results)
+    given = feeds(g)
+    found = compile_graph(g, parse_device(device), Options(2))({"x": given[0]})
+    for actual, wanted in zip(found.values(), interpret(g, given), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_big_broadcast_is_not_stored():
