@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from tilth.cpu.isa import Isa
 from tilth.ir.errors import CompileError
 
 _names = itertools.count()
+_switch = threading.Lock()
 
 
 @functools.cache
@@ -82,12 +84,14 @@ def _object_of(text: str, isa: Isa) -> bytes:
 @contextmanager
 def _no_strength_reduction() -> Iterator[None]:
     """Without a pass that takes a fifth of LLVM's time and finds nothing: pointers of our loops
-    are advanced, not multiplied. The switch is the process's, which others use, too."""
-    llvm.set_option("tilth", "-disable-lsr")
-    try:
-        yield
-    finally:
-        llvm.set_option("tilth", "-disable-lsr=false")
+    are advanced, not multiplied. The switch is the process's, which others use, too: one thread at
+    a time, or another's end would switch the pass on in the middle of this one."""
+    with _switch:
+        llvm.set_option("tilth", "-disable-lsr")
+        try:
+            yield
+        finally:
+            llvm.set_option("tilth", "-disable-lsr=false")
 
 
 def compile_objects(modules: Iterable[ll.Module], isa: Isa) -> tuple[bytes, ...]:
