@@ -211,9 +211,11 @@ def _cuts(problem: Problem) -> Iterator[tuple[int, int]]:
 
 
 # -- what it costs -------------------------------------------------------------------------------
-# Fitted to 51 products and convolutions on two threads of a Zen 4. Cycles; bytes per cycle.
+# Fitted to 51 products and convolutions on two threads of a Zen 4, and to 30 of a Zen 3; what
+# vectors cost is divided by the FMAs that a core starts per cycle. Cycles; bytes per cycle.
 _AGAIN = 16  # bytes of weights that were read before
 _HIDDEN = 0.8  # how much of the shorter of multiplying and streaming hides behind the longer
+_EARLIER = 2  # a vector of sums of the depth before: a load and a store
 _COMBINE = 14  # a vector of each quarter of two rows: 4 loads, 5 additions, 7 stores
 _FAR = 32  # bytes of their results, where the left operand comes from beyond L2
 _FINISH = 18  # a vector of each quarter of two results: 7 loads, 8 additions, 4 epilogues
@@ -226,8 +228,8 @@ def least_cycles(problem: Problem, isa: Isa, threads: int) -> float:
     """What no plan's `cycles` are below: work that all do, in equal shares."""
     every = tiles.candidates(isa, 1, problem.pairs, problem.vectors, fetching=True)
     products = PRODUCTS * min(tiles.cost(isa, tiling, problem.depth) for tiling in every)
-    combine = _COMBINE * problem.pairs * problem.depth / problem.lanes
-    finish = _FINISH * problem.pairs * problem.vectors
+    combine = _COMBINE / isa.fmas * problem.pairs * problem.depth / problem.lanes
+    finish = _FINISH / isa.fmas * problem.pairs * problem.vectors
     return problem.outer * (products + combine + finish) / threads
 
 
@@ -239,7 +241,7 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     pairs = min(p.pairs, plan.block_groups * t.width.size)
     vectors = columns * p.vectors
     one = tiles.cost(isa, t, plan.depth) * plan.depth_blocks * columns * pairs / p.pairs
-    earlier = (plan.depth_blocks * plan.runs - 1) * pairs * vectors * 2  # read and written
+    earlier = (plan.depth_blocks * plan.runs - 1) * pairs * vectors * _EARLIER / isa.fmas
     products = items * PRODUCTS * (one + earlier)
     reads = items * plan.weights * columns
     first = min(reads, plan.weights) / (STREAM * min(plan.row_blocks, threads))
@@ -247,8 +249,8 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
     left = PRODUCTS * pairs * p.depth * FLOAT
     far = left / _FAR if left * p.outer * p.pairs / pairs > isa.l2 else 0
-    combine = _COMBINE * pairs * p.depth / p.lanes + far
-    finish = _FINISH * pairs * vectors
+    combine = _COMBINE / isa.fmas * pairs * p.depth / p.lanes + far
+    finish = _FINISH / isa.fmas * pairs * vectors
     beyond = max(0, plan.scratch - isa.l2 * _ROOM)
     spilled = beyond * plan.depth_blocks * plan.block_panels / _SPILL
     return beside + items * (_ITEM + combine + finish + spilled)
