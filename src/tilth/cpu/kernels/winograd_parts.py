@@ -64,23 +64,20 @@ class Parts:
         e = self._function("patched", [PTR, PTR, PTR, I64, I64, I64])
         source, target, patch, rows, columns, first = e.args
         size, lanes, channels = self.transform.size, self.shape.lanes, self.plan.problem.channels
-        zero = e.const(self.lanes, 0)
+        high, wide = self._pixel_strides()
+        across, down = self.plan.vector, size * self.plan.vector
+        for pixel in range(size * size):  # those that do not exist stay zero
+            e.store(e.const(self.lanes, 0), e.offset(patch, pixel * across))
         with e.loop(first, self.plan.problem.depth_vectors) as v:
             at = step(e, source, v, self.channel_stride * self.plan.vector)
             left = e.b.sub(I64(channels), e.b.mul(v, I64(lanes))) if channels % lanes else None
-            with e.loop(0, size) as row, e.loop(0, size) as column:
-                inside = e.b.and_(
-                    e.b.icmp_signed("<", row, rows), e.b.icmp_signed("<", column, columns)
-                )
-                pixel = at
-                for index, nbytes in zip((row, column), self._pixel_strides(), strict=True):
-                    pixel = step(e, pixel, index, nbytes)
-                pixel = e.b.select(inside, pixel, at)  # any that exists
-                value = load(e, pixel, f32, lanes, self.channel_stride, left)
-                number = e.b.add(e.b.mul(row, I64(size)), column)
-                e.store(e.b.select(inside, value, zero), step(e, patch, number, self.plan.vector))
-            strides = (size * self.plan.vector, self.plan.vector)
-            self._transform_data(e, patch, strides, step(e, target, v, self.plan.vector))
+            with e.loop(0, rows) as row:
+                line, to = step(e, at, row, high), step(e, patch, row, down)
+                with e.loop(0, columns) as column:
+                    pixel = step(e, line, column, wide)
+                    value = load(e, pixel, f32, lanes, self.channel_stride, left)
+                    e.store(value, step(e, to, column, across))
+            self._transform_data(e, patch, (down, across), step(e, target, v, self.plan.vector))
         return e.finish()
 
     def _pixel_strides(self) -> tuple[int, int]:
