@@ -1,7 +1,9 @@
 """Winograd convolutions: random shapes, strides and epilogues against the reference interpreter."""
 
+import math
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_check import body_of, check, layouts
 
+from tilth.cpu import choices
 from tilth.cpu.harness import CompiledKernel, operand
 from tilth.cpu.isa import ISAS, host_isa
 from tilth.cpu.jit import compile_assembly, new_module
 from tilth.cpu.kernel import Task
 from tilth.cpu.kernels import winograd, winograd_plan
-from tilth.cpu.kernels.winograd_transform import F2, F4, Transform
+from tilth.cpu.kernels.winograd_plan import TRANSFORMS
+from tilth.cpu.kernels.winograd_transform import F2, F2_STRIDED, F4, F4_STRIDED, Filtering
 from tilth.ir.errors import CompileError
 from tilth.ir.ops import op
 from tilth.ir.types import TensorType, f64
@@ -34,12 +38,17 @@ def convolution(x, w, **changes):
     return op.convolution(x, w, **(attrs | changes))
 
 
-def bias_relu(x, w, b):
-    return op.relu(op.add(convolution(x, w), b))
+def bias_relu(x, w, b, stride=1):
+    return op.relu(op.add(convolution(x, w, strides=(stride, stride)), b))
 
 
-def residual(x, w, b, y):
-    return op.silu(op.add(op.add(convolution(x, w), b), y))
+def residual(x, w, b, y, stride=1):
+    return op.silu(op.add(op.add(convolution(x, w, strides=(stride, stride)), b), y))
+
+
+def pixels(results, stride):
+    """Of data, along an axis with so many results."""
+    return stride * (results - 1) + 3
 
 
 def arrays(seed, *shapes):
@@ -59,7 +68,7 @@ def with_transform(transform, **changes):
 
 
 channels = st.sampled_from([1, 3, 8, 16, 24, 37, 64])
-transforms = st.sampled_from([F2, F4])
+transforms = st.sampled_from(TRANSFORMS)
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,9 +83,11 @@ transforms = st.sampled_from([F2, F4])
     out=layouts,
 )
 def test_any_shape_and_layout(transform, batch, height, width, c, k, layout, out):
-    shapes = (batch, height + 2, width + 2, c), (3, 3, c, k), (k,)
+    stride = transform.stride
+    shapes = (batch, pixels(height, stride), pixels(width, stride), c), (3, 3, c, k), (k,)
+    body = body_of(partial(bias_relu, stride=stride), *shapes)
     check(
-        *(with_transform(transform), body_of(bias_relu, *shapes), arrays(c, *shapes)),
+        *(with_transform(transform), body, arrays(c, *shapes)),
         *([layout, "dense", "dense"], out, TOLERANCE),
         constants=(1,),
     )
@@ -85,9 +96,12 @@ def test_any_shape_and_layout(transform, batch, height, width, c, k, layout, out
 @settings(max_examples=12, deadline=None)
 @given(transform=transforms, height=st.integers(1, 9), k=channels, layout=layouts, out=layouts)
 def test_epilogue_with_operands_of_the_result_shape(transform, height, k, layout, out):
-    shapes = (2, height + 2, 10, 16), (3, 3, 16, k), (k,), (2, height, 8, k)
+    stride = transform.stride
+    x = (2, pixels(height, stride), pixels(8, stride), 16)
+    shapes = x, (3, 3, 16, k), (k,), (2, height, 8, k)
+    body = body_of(partial(residual, stride=stride), *shapes)
     check(
-        *(with_transform(transform), body_of(residual, *shapes), arrays(k, *shapes)),
+        *(with_transform(transform), body, arrays(k, *shapes)),
         *(["dense", "dense", "dense", layout], out, TOLERANCE),
         constants=(1,),
     )
@@ -96,10 +110,11 @@ def test_epilogue_with_operands_of_the_result_shape(transform, height, k, layout
 @settings(max_examples=8, deadline=None)
 @given(transform=transforms, tile_blocks=st.integers(1, 3), panel_blocks=st.integers(1, 3))
 def test_any_division_into_work_items(transform, tile_blocks, panel_blocks):
-    shapes = (2, 15, 12, 24), (3, 3, 24, 170), (170,)
+    stride = transform.stride
+    shapes = (2, pixels(13, stride), pixels(10, stride), 24), (3, 3, 24, 170), (170,)
     lower = with_transform(transform, tile_blocks=tile_blocks, panel_blocks=panel_blocks)
     check(
-        *(lower, body_of(bias_relu, *shapes), arrays(0, *shapes)),
+        *(lower, body_of(partial(bias_relu, stride=stride), *shapes), arrays(0, *shapes)),
         tolerance=TOLERANCE,
         constants=(1,),
     )
@@ -116,42 +131,48 @@ def test_result_in_place_of_a_residual_operand():
     np.testing.assert_array_equal(in_place, apart)
 
 
-@pytest.mark.parametrize(("transform", "bound"), [(F4, 1e-5), (F2, 2e-6)])
+@pytest.mark.parametrize(
+    ("transform", "bound"), [(F4, 1e-5), (F2, 2e-6), (F4_STRIDED, 5e-6), (F2_STRIDED, 2e-6)]
+)
 def test_error_against_float64(transform, bound):
     """Relative to the largest result, for normally distributed data and 512 channels."""
-    x, w = arrays(2, (1, 14, 14, 512), (3, 3, 512, 32))
+    n, stride = pixels(12, transform.stride), transform.stride
+    x, w = arrays(2, (1, n, n, 512), (3, 3, 512, 32))
     exact = sum(
-        x[:, i : i + 12, j : j + 12].astype(np.float64) @ w[i, j].astype(np.float64)
+        x[:, i : i + n - 2 : stride, j : j + n - 2 : stride].astype(np.float64)
+        @ w[i, j].astype(np.float64)
         for i in range(3)
         for j in range(3)
     )
     result = np.empty((1, 12, 12, 32), np.float32)
-    body = body_of(convolution, x.shape, w.shape)
+    body = body_of(partial(convolution, strides=(stride, stride)), x.shape, w.shape)
     operands = operand(x), operand(w, constant=True)
     kernel = with_transform(transform)(Task(body, operands, (operand(result),), host_isa(), 1))
     CompiledKernel(kernel)([x, w], [result])
     assert np.abs(result - exact).max() <= bound * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("transform", [F2, F4, Transform((Fraction(1), Fraction(2)))])
-def test_matrices_compute_a_correlation(transform):
-    n, m = transform.size, transform.outputs
+@pytest.mark.parametrize(
+    "filtering", [F2, F4, Filtering((Fraction(1), Fraction(2))), F2_STRIDED.even, F4_STRIDED.even]
+)
+def test_matrices_compute_a_correlation(filtering):
+    n, m, taps = filtering.size, filtering.outputs, filtering.taps
     rng = np.random.default_rng(0)
-    d, g = rng.standard_normal((n, n)), rng.standard_normal((3, 3))
-    data, result = (
+    d, g = rng.standard_normal(n), rng.standard_normal(taps)
+    data, weights, result = (
         np.array([[float(x) for x in row] for row in matrix])
-        for matrix in (transform.data, transform.result)
+        for matrix in (filtering.data, filtering.filter, filtering.result)
     )
-    products = transform.weights(g[:, :, None, None]).reshape(n, n) * (data @ d @ data.T)
-    direct = sum(g[i, j] * d[i : i + m, j : j + m] for i in range(3) for j in range(3))
-    np.testing.assert_allclose(result @ products @ result.T, direct, atol=1e-5)
+    found = result @ ((weights @ g) * (data @ d))
+    np.testing.assert_allclose(found, [g @ d[i : i + taps] for i in range(m)], atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("window", "dtype", "attrs"),
     [
         ((5, 5), None, {}),
-        ((3, 3), None, {"strides": (2, 2)}),
+        ((3, 3), None, {"strides": (1, 2)}),
+        ((3, 3), None, {"strides": (3, 3)}),
         ((3, 3), None, {"rhs_dilation": (2, 2)}),
         ((3, 3), None, {"padding": ((1, 1), (1, 1))}),
         ((3, 3), None, {"groups": 2}),
@@ -167,24 +188,33 @@ def test_other_convolutions_are_refused(window, dtype, attrs):
     operands = operand(x), operand(w, constant=True)
     results = (operand(np.zeros(body.outputs[0].shape, x.dtype)),)
     task = Task(body, operands, results, host_isa(), 1)
-    assert not winograd.pays(task)
+    assert winograd.cycles(task) == math.inf
     with pytest.raises(CompileError):
         winograd.lower(task)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    ("size", "channels", "expected"),
-    [(56, 64, True), (28, 128, True), (14, 256, True), (1, 512, False), (3, 512, False)],
+    ("size", "channels", "stride", "expected"),
+    [
+        (56, 64, 1, True),
+        (28, 128, 1, True),
+        (14, 256, 1, True),
+        (1, 512, 1, False),
+        (3, 512, 1, False),
+        (28, 128, 2, True),
+        (7, 512, 2, False),
+    ],
 )
-def test_pays_where_products_outweigh_weights(size, channels, expected, threads):
-    x = np.zeros((1, size + 2, size + 2, channels), np.float32)
+def test_is_chosen_where_products_outweigh_weights(size, channels, stride, expected, threads):
+    x = np.zeros((1, pixels(size, stride), pixels(size, stride), channels), np.float32)
     w = np.zeros((3, 3, channels, channels), np.float32)
-    body = body_of(convolution, x.shape, w.shape)
+    body = body_of(partial(convolution, strides=(stride, stride)), x.shape, w.shape)
     results = (operand(np.zeros((1, size, size, channels), np.float32)),)
     operands = operand(x), operand(w, constant=True)
     for isa in (ISAS["avx2"], ISAS["avx512"]):
-        assert winograd.pays(Task(body, operands, results, isa, threads)) == expected
+        choice = choices.choose(Task(body, operands, results, isa, threads))
+        assert isinstance(choice, winograd_plan.Plan) == expected
 
 
 def test_weights_must_be_constant():

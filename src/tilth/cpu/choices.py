@@ -8,7 +8,8 @@ too (see `tuner`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator
+import math
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 from tilth.cpu.kernel import Kernel, Task
@@ -31,8 +32,9 @@ MOST = 30  # candidates
 class Algorithm(Protocol):
     """A module of `kernels` that computes contractions in its own way."""
 
-    def pays(self, task: Task, /) -> bool:
-        """Can it compute this one, and is it expected to be faster than those after it?"""
+    def cycles(self, task: Task, below: float, /) -> float:
+        """Estimated cycles until the last thread is done; infinite if it cannot compute this one,
+        or would not stay below so many."""
 
     def choose(self, task: Task, /) -> Any:
         """The plan that it expects to be the fastest, if it can compute this one."""
@@ -44,11 +46,11 @@ class Algorithm(Protocol):
         """The kernel, by its best plan or by this one. Raises CompileError."""
 
 
-_ALGORITHMS: dict[type, Algorithm] = {  # by their plans; the first that pays is taken
+_ALGORITHMS: dict[type, Algorithm] = {  # by their plans; the quickest to weigh first
+    contraction_plan.Plan: contraction,
     split_bf16_plan.Plan: split_bf16,
     winograd_plan.Plan: winograd,
     strassen_plan.Plan: strassen,
-    contraction_plan.Plan: contraction,
 }
 
 
@@ -67,8 +69,13 @@ class Estimates:
         constant = tuple(view.constant is not None for view in task.operands)
         key = (body_key(task.body), task.layouts, constant, task.isa, task.threads)
         if key not in self._known:
-            self._known[key] = next(_ranked(task)).choose(task)
+            self._known[key] = choose(task)
         return lower(task, self._known[key])
+
+
+def choose(task: Task) -> Choice:
+    """The choice that is expected to be the fastest."""
+    return _ranked(task)[0].choose(task)
 
 
 def lower(task: Task, choice: Choice | None = None) -> Kernel:
@@ -91,12 +98,10 @@ def candidates(task: Task) -> list[Choice]:
     return [*best, *itertools.chain(*others)]
 
 
-def _ranked(task: Task) -> Iterator[Algorithm]:
-    """The algorithms that pay, then the others."""
-    beaten = []
+def _ranked(task: Task) -> list[Algorithm]:
+    """All algorithms, the one that is expected to be the fastest first."""
+    found: list[tuple[float, Algorithm]] = []
     for algorithm in _ALGORITHMS.values():
-        if algorithm.pays(task):
-            yield algorithm
-        else:
-            beaten.append(algorithm)
-    yield from beaten
+        below = min((cycles for cycles, _ in found), default=math.inf)
+        found.append((algorithm.cycles(task, below), algorithm))
+    return [algorithm for _, algorithm in sorted(found, key=lambda pair: pair[0])]

@@ -22,9 +22,9 @@ class Isa:
     `lanes` is the number of f32 in a register; `registers` how many there are; cache sizes are in
     bytes and are used for blocking only (a wrong value costs speed, never correctness), as are the
     FMAs of whole vectors that a core starts per cycle, the share of them that direct kernels reach,
-    the cycles that a load, of one element broadcast or of a vector, costs beside them, the share of
-    L2 and the bytes of L3 that a thread's data have beside what streams by, and the bytes that it
-    reads from L3 per cycle.
+    the cycles that a load, of one element broadcast or of a vector, costs beside them, those from
+    an FMA to one that adds to its result, with what the scheduler needs, and the share of L2 and
+    the bytes of L3 that a thread's data have beside what streams by.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Isa:
     reached: float = 0.95
     broadcast_cycles: float = 0.1
     vector_cycles: float = 0.3
+    chain_cycles: float = 4.8
     l2_room: float = 0.5
     l3_room: int = 6 << 20
-    l3_rate: float = 4.4
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
     byte_dot: str = ""  # LLVM's name of: i32 lanes += sums of four products u8 * i8; "": none
     bf16_tiles: bool = False  # a matrix unit multiplies 16x32 by 32x16 bf16 (AMX)
@@ -78,7 +78,6 @@ _AVX2 = Isa(
     fma=True,
     l2_room=0.75,
     l3_room=2 << 20,
-    l3_rate=5.5,
 )
 _AVX512 = Isa(
     name="avx512",
@@ -101,7 +100,11 @@ _NEON = Isa("neon", _ARM, "generic", "+neon", lanes=4, registers=32, fma=True, l
 # what differs from the rest of the instruction set, by its name and LLVM's of the processor
 _CORES: dict[tuple[str, str], dict[str, Any]] = {
     # six instructions per cycle, three of them loads: only the inner loops of small tiles feel them
-    ("avx2", "znver3"): {"broadcast_cycles": 0.01, "vector_cycles": 0.02},
+    ("avx2", "znver3"): {
+        "broadcast_cycles": 0.01,
+        "vector_cycles": 0.02,
+        "chain_cycles": 4.0,
+    },
     # 512 bits are two halves, on both pipes at once: loads are in time
     ("avx512", "znver4"): {
         "fmas": 1,

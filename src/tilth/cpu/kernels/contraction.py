@@ -6,6 +6,7 @@ weights. Today there is one algorithm, direct: register tiles over rows and pane
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import llvmlite.ir as ll
@@ -90,9 +91,10 @@ def lower_rows(task: Task) -> Kernel:
     return lower(task, contraction_plan.by_rows(shape, constant, task.isa))
 
 
-def pays(task: Task) -> bool:
-    """It computes whatever the other algorithms do not."""
-    return True
+def cycles(task: Task, below: float = math.inf) -> float:
+    """Estimated cycles; it computes whatever the other algorithms do not."""
+    shape = shape_of(canonicalise(task), task.isa)
+    return contraction_plan.cycles(shape, task.isa, task.threads)
 
 
 def choose(task: Task) -> Plan:

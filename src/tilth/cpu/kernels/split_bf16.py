@@ -17,17 +17,19 @@ Higher-Precision Computations", 2019.
 
 from __future__ import annotations
 
+import math
+
 import llvmlite.ir as ll
 
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Task, once
 from tilth.cpu.kernels import (
+    contraction,
     contraction_plan,
     split_bf16_cost,
     split_bf16_emit,
     split_bf16_pack,
     winograd,
-    winograd_plan,
 )
 from tilth.cpu.kernels.contraction_form import LHS, RHS, canonicalise
 from tilth.cpu.kernels.contraction_plan import shape_of
@@ -82,14 +84,15 @@ def plans(task: Task) -> list[Plan]:
     return [] if shared else _ranked(task)
 
 
+def cycles(task: Task, below: float = math.inf) -> float:
+    """Estimated cycles; infinite where it cannot run or is not below so many."""
+    found = [split_bf16_cost.cycles(plan, task.isa, task.threads) for plan in plans(task)[:1]]
+    return next((estimate for estimate in found if estimate < below), math.inf)
+
+
 def pays(task: Task) -> bool:
-    """Is `lower` possible and expected to be faster than the other algorithms?"""
-    found, isa, threads = plans(task), task.isa, task.threads
-    if not found:
-        return False
-    others = [contraction_plan.cycles(shape_of(canonicalise(task), isa), isa, threads)]
-    others += [winograd_plan.cycles(plan, isa, threads) for plan in winograd.plans(task)[:1]]
-    return split_bf16_cost.cycles(found[0], isa, threads) < min(others)
+    """Is it expected to be faster than what runs without a matrix unit?"""
+    return cycles(task) < min(contraction.cycles(task), winograd.cycles(task))
 
 
 @once

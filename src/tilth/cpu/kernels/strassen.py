@@ -19,13 +19,14 @@ Geijn, "Strassen's Algorithm Reloaded", 2016.
 from __future__ import annotations
 
 import itertools
+import math
 
 import llvmlite.ir as ll
 import numpy as np
 
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Operand, Packed, Task, once
-from tilth.cpu.kernels import contraction_plan, strassen_emit, strassen_plan
+from tilth.cpu.kernels import strassen_emit, strassen_plan
 from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_plan import Shape
 from tilth.cpu.kernels.packing import with_operand_strides
@@ -35,7 +36,7 @@ from tilth.ir.cost import graph_flops
 from tilth.ir.errors import CompileError
 from tilth.ir.types import f32
 
-_WORTH = 0.96  # of the direct kernel's estimated time: below, it is worth its memory
+_WORTH = 0.96  # of another kernel's estimated time: below, it is worth its memory
 
 
 def lower(task: Task, plan: Plan | None = None) -> Kernel:
@@ -82,17 +83,16 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
     )
 
 
-def pays(task: Task) -> bool:
-    """Is `lower` possible and expected to be faster than the direct kernel?"""
+def cycles(task: Task, below: float = math.inf) -> float:
+    """Estimated cycles, and some for the memory that it takes; infinite where it cannot run or is
+    not below so many."""
     if unsuitable(task):
-        return False
+        return math.inf
     isa, threads = task.isa, task.threads
-    direct = contraction_plan.cycles(
-        contraction_plan.shape_of(canonicalise(task), isa), isa, threads
-    )
-    if strassen_plan.least_cycles(problem_of(shape_of(task)), isa, threads) >= _WORTH * direct:
-        return False  # without looking at any plan, of which there are hundreds
-    return strassen_plan.cycles(choose(task), isa, threads) < _WORTH * direct
+    if strassen_plan.least_cycles(problem_of(shape_of(task)), isa, threads) >= _WORTH * below:
+        return math.inf  # without looking at any plan, of which there are hundreds
+    found = strassen_plan.cycles(choose(task), isa, threads) / _WORTH
+    return found if found < below else math.inf
 
 
 def choose(task: Task) -> Plan:

@@ -214,7 +214,7 @@ def _cuts(problem: Problem) -> Iterator[tuple[int, int]]:
 # Fitted to 51 products and convolutions on two threads of a Zen 4, and to 30 of a Zen 3; what
 # vectors cost is divided by the FMAs that a core starts per cycle. Cycles; bytes per cycle.
 _AGAIN = 16  # bytes of weights that were read before
-_HIDDEN = 0.8  # how much of the shorter of multiplying and streaming hides behind the longer
+_HIDDEN = 0.9  # how much of the shorter of multiplying and streaming hides behind the longer
 _EARLIER = 2  # a vector of sums of the depth before: a load and a store
 _COMBINE = 14  # a vector of each quarter of two rows: 4 loads, 5 additions, 7 stores
 _FAR = 32  # bytes of their results, where the left operand comes from beyond L2

@@ -16,7 +16,6 @@ from tilth.cpu.isa import Isa
 
 # Cycles per unit of depth, fitted to products whose operands come from L2.
 _LOADS = 1.6  # a core starts per cycle, sustained
-_CHAIN = 4.8  # an FMA's latency (4), and some slack for the scheduler
 _PANEL = 300  # bytes per cycle from L2 to the FMAs, beside them, if one starts per cycle
 _TILE_OVERHEAD = 24  # cycles to call a micro-kernel and to fill and drain its pipeline
 
@@ -86,7 +85,7 @@ def cycles(isa: Isa, rows: int, vectors: int) -> float:
     """Estimated cycles of a rows x vectors micro-kernel per unit of depth."""
     loads = rows + vectors
     compute = rows * vectors / isa.fmas + rows * isa.broadcast_cycles + vectors * isa.vector_cycles
-    return max(compute, loads / _LOADS, _CHAIN)
+    return max(compute, loads / _LOADS, isa.chain_cycles)
 
 
 def reading(isa: Isa, nbytes: float) -> float:

@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's minimal filtering: 3x3, stride 1, constant weights, f32.
+"""Convolutions by Winograd's minimal filtering: 3x3, stride 1 or 2, constant weights, f32.
 
 F(4x4, 3x3) takes 36 multiplications for 16 results and an input channel where the direct way takes
 144, F(2x2, 3x3) takes 16 for 4 instead of 36. The price is transformed weights that are 4 (1.8)
@@ -12,6 +12,7 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 201
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import llvmlite.ir as ll
@@ -19,11 +20,12 @@ import numpy as np
 
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Packed, Task, once
-from tilth.cpu.kernels import contraction_plan, winograd_emit, winograd_plan
-from tilth.cpu.kernels.contraction_form import as_written, canonicalise
-from tilth.cpu.kernels.contraction_plan import Shape, shape_of
+from tilth.cpu.kernels import winograd_emit, winograd_plan
+from tilth.cpu.kernels.contraction_form import as_written
+from tilth.cpu.kernels.contraction_plan import Shape
 from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
 from tilth.cpu.kernels.winograd_plan import Plan, Problem
+from tilth.cpu.kernels.winograd_transform import weights_of
 from tilth.ir.cost import graph_flops
 from tilth.ir.errors import CompileError
 from tilth.ir.types import f32
@@ -32,8 +34,8 @@ from tilth.ir.types import f32
 def lower(task: Task, plan: Plan | None = None) -> Kernel:
     """A kernel for a fusion of kind `contraction`; `plan` overrides the choice.
 
-    Raises CompileError for what is not a channels-last 3x3 convolution of f32 with stride 1 and
-    constant weights.
+    Raises CompileError for what is not a channels-last 3x3 convolution of f32 with stride 1 or 2
+    and constant weights.
     """
     require_dtypes(task.views)
     reason = unsuitable(task)
@@ -69,14 +71,10 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
     )
 
 
-def pays(task: Task) -> bool:
-    """Is `lower` possible and expected to be faster than the direct kernel?"""
-    found = plans(task)
-    if not found:
-        return False
-    isa, threads = task.isa, task.threads
-    direct = contraction_plan.cycles(shape_of(canonicalise(task), isa), isa, threads)
-    return winograd_plan.cycles(found[0], isa, threads) < direct
+def cycles(task: Task, below: float = math.inf) -> float:
+    """Estimated cycles; infinite where it cannot run or is not below so many."""
+    found = [winograd_plan.cycles(plan, task.isa, task.threads) for plan in plans(task)[:1]]
+    return next((estimate for estimate in found if estimate < below), math.inf)
 
 
 def choose(task: Task) -> Plan:
@@ -102,8 +100,10 @@ def unsuitable(task: Task) -> str | None:
     x, w = (operands[body.inputs.index(v)] for v in hero.inputs)
     if w.shape[:-2] != (3, 3) or attrs["layout"] != "channels_last":
         return "the window is not 3x3, channels last"
-    if {*attrs["strides"], *attrs["rhs_dilation"], *attrs["lhs_dilation"], attrs["groups"]} != {1}:
-        return "it has strides, dilation or groups"
+    if {*attrs["rhs_dilation"], *attrs["lhs_dilation"], attrs["groups"]} != {1}:
+        return "it has dilation or groups"
+    if attrs["strides"] not in ((1, 1), (2, 2)):
+        return "its stride is neither 1 nor 2 along both axes"
     if any(map(any, attrs["padding"])):
         return "padding must be made explicit before"
     if 0 in (*x.shape, *w.shape, *hero.outputs[0].shape):
@@ -119,25 +119,27 @@ def problem_of(task: Task) -> Problem:
     """Sizes of a convolution as written."""
     form = as_written(task)
     batch, height, width, _ = (loop.size for loop in form.m)
-    return Problem(batch, height, width, form.k[-1].size, form.n[-1].size, task.isa.lanes)
+    channels, filters = form.k[-1].size, form.n[-1].size
+    stride = form.hero.attrs["strides"][0]
+    return Problem(batch, height, width, channels, filters, task.isa.lanes, stride)
 
 
 def pack(place: np.ndarray, weights: np.ndarray, plan: Plan) -> None:
-    """Write transformed weights as [part][element][panel][input channel][output channel of the
+    """Write transformed weights as [part][factor][panel][input channel][output channel of the
     panel], where a part are the panels of one work item."""
-    transformed = plan.transform.weights(weights)
-    elements, channels, filters = transformed.shape
+    transformed = weights_of(plan.transform, weights)
+    factors, channels, filters = transformed.shape
     lanes, panels = plan.problem.lanes, plan.tiling.panels
     place, done = place.view(np.float32), 0
     for part in range(plan.panel_blocks):
         first, stop = (panels.count * p // plan.panel_blocks for p in (part, part + 1))
         begin, end = (min(p * panels.width, panels.vectors) * lanes for p in (first, stop))
-        size = elements * channels * (end - begin)
-        packed = place[done : done + size].reshape(elements, -1)
+        size = factors * channels * (end - begin)
+        packed = place[done : done + size].reshape(factors, -1)
         done += size
         for start in range(begin, end, panels.width * lanes):
             width = min(panels.width * lanes, end - start)
             at = channels * (start - begin)
-            panel = packed[:, at : at + channels * width].reshape(elements, channels, width)
+            panel = packed[:, at : at + channels * width].reshape(factors, channels, width)
             panel[:, :, : filters - start] = transformed[:, :, start : start + width]
             panel[:, :, filters - start :] = 0

@@ -89,14 +89,15 @@ class _Nest:
 
     def _room(self, tile: Val, wanted: int) -> tuple[int | Val, int | Val]:
         """How many of `wanted` rows and columns, counted from the tile's corner, exist."""
-        e, m = self.e, self.plan.transform.outputs
-        _, *index = decode(e, tile, self.problem.grid(self.plan.transform))
+        e, t = self.e, self.plan.transform
+        _, *index = decode(e, tile, self.problem.grid(t))
+        pixels = t.stride if wanted == t.size else 1  # from one result's first pixel to the next's
 
-        def room(i: int | Val, extent: int) -> int | Val:
-            extent += wanted - m  # of data there is a border more than of results
-            if extent % m == wanted % m:
+        def room(i: int | Val, results: int) -> int | Val:
+            if results % t.outputs == 0:
                 return wanted
-            left = e.b.sub(I64(extent), e.b.mul(e.i64(i), I64(m)))
+            extent = wanted + (results - t.outputs) * pixels
+            left = e.b.sub(I64(extent), e.b.mul(e.i64(i), I64(t.outputs * pixels)))
             return e.intrinsic("smin", left, I64(wanted))
 
         return room(index[0], self.problem.height), room(index[1], self.problem.width)
@@ -124,10 +125,10 @@ class _Nest:
         e, plan, widths = self.e, self.plan, self.plan.tiling.panels
         vectors = e.b.sub(self._vector(panels[1]), self._vector(panels[0]))
         per_vector = self.problem.channels * plan.vector
-        weights = step(e, self.base[RHS], self._vector(panels[0]), plan.products * per_vector)
+        weights = step(e, self.base[RHS], self._vector(panels[0]), plan.factors * per_vector)
         with e.loop(0, plan.products) as element:
             data = step(e, self.scratch, element, plan.data_plane)
-            row = step(e, weights, e.b.mul(element, vectors), per_vector)
+            row = step(e, weights, e.b.mul(self._factor(element), vectors), per_vector)
             sums = step(e, self.sums, element, plan.sum_plane)
             with e.loop(*panels) as panel:
                 number = e.b.sub(panel, e.i64(panels[0]))
@@ -137,6 +138,18 @@ class _Nest:
                     step(e, sums, number, widths.width * plan.vector),
                 ]
                 self._panel(at, panel, groups, first_tile)
+
+    def _factor(self, element: Val) -> Val:
+        """The number of the transformed weights that an element's product takes."""
+        t = self.plan.transform
+        if t.factors == t.size:
+            return element
+        last = I64(t.factors - 1)
+        row, column = (
+            self.e.intrinsic("smin", self.e.i64(i), last)
+            for i in decode(self.e, element, (t.size, t.size))
+        )
+        return self.e.b.add(self.e.b.mul(row, I64(t.factors)), column)
 
     def _panel(
         self, pointers: Sequence[Val], panel: Val, groups: Range, first_tile: int | Val

@@ -82,10 +82,8 @@ class Parts:
 
     def _pixel_strides(self) -> tuple[int, int]:
         """Bytes between neighbouring rows and columns of the data."""
-        return (
-            self.shape.height.strides[LHS] * FLOAT,
-            self.shape.width.strides[LHS] * FLOAT,
-        )
+        down, across, _ = self.shape.form.k
+        return down.strides[LHS] * FLOAT, across.strides[LHS] * FLOAT
 
     def _transform_data(
         self, e: Emitter, source: Val, strides: tuple[int, int], target: Val

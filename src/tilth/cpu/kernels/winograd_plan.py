@@ -17,11 +17,18 @@ from tilth.cpu.isa import Isa
 from tilth.cpu.kernels import tiles
 from tilth.cpu.kernels.packing import conflict_free
 from tilth.cpu.kernels.tiles import Tiling
-from tilth.cpu.kernels.winograd_transform import F2, F4, Transform
+from tilth.cpu.kernels.winograd_transform import (
+    F2,
+    F2_STRIDED,
+    F4,
+    F4_STRIDED,
+    Transform,
+)
 
 FLOAT = 4
 _MOST_SCRATCH = 6 << 20  # bytes for each thread, which should stay in a shared L3
 _BLOCK_GROUPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # groups of tiles that a block may have
+TRANSFORMS = (F4, F2, F4_STRIDED, F2_STRIDED)
 _TILINGS = 8  # for each transform, whose divisions are considered
 
 
@@ -35,6 +42,7 @@ class Problem:
     channels: int
     filters: int
     lanes: int
+    stride: int = 1
 
     @property
     def vectors(self) -> int:
@@ -77,6 +85,11 @@ class Plan:
         return self.transform.size**2
 
     @property
+    def factors(self) -> int:
+        """Matrices of transformed weights: fewer than products where these share them."""
+        return self.transform.factors**2
+
+    @property
     def block_groups(self) -> int:
         """Register tiles in the largest block, for one panel."""
         return -(-self.tiling.width.count // self.tile_blocks)
@@ -89,8 +102,10 @@ class Plan:
     def describe(self) -> str:
         """For reports."""
         m = self.transform.outputs
+        stride = f", stride {self.problem.stride}" if self.problem.stride > 1 else ""
         blocks = f"{self.tile_blocks}x{self.panel_blocks}"
-        return f"winograd F({m}x{m}) {self.tiling.name}, {self.block_tiles} tiles, items {blocks}"
+        tiles = f"{self.tiling.name}, {self.block_tiles} tiles, items {blocks}"
+        return f"winograd F({m}x{m}{stride}) {tiles}"
 
     # -- bytes -------------------------------------------------------------------------------
     @property
@@ -126,14 +141,15 @@ class Plan:
     @property
     def weights(self) -> int:
         """Bytes of transformed weights."""
-        return self.products * self.problem.channels * self.problem.vectors * self.vector
+        return self.factors * self.problem.channels * self.problem.vectors * self.vector
 
 
 def ranked(
-    problem: Problem, isa: Isa, threads: int, transforms: Sequence[Transform] = (F4, F2)
+    problem: Problem, isa: Isa, threads: int, transforms: Sequence[Transform] = TRANSFORMS
 ) -> list[Plan]:
     """Plans, those with the fewest estimated cycles first, from shapes and cache sizes alone."""
-    plans = itertools.chain(*(_candidates(problem, t, isa, threads) for t in transforms))
+    fitting = (t for t in transforms if t.stride == problem.stride)
+    plans = itertools.chain(*(_candidates(problem, t, isa, threads) for t in fitting))
     return sorted(dict.fromkeys(plans), key=lambda plan: cycles(plan, isa, threads))
 
 
@@ -154,10 +170,11 @@ def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) 
 
 # -- what it costs -------------------------------------------------------------------------------
 # Fitted to measurements on two threads, with weights from memory. Cycles; bytes per cycle.
-_STREAM = 4.4  # weights
+_STREAM = 4.4  # weights, from memory or L3
 _HIDDEN = 0.8  # how much of the shorter of multiplying and streaming hides behind the longer
 _DATA = 0.1  # cycles per byte of a patch that is transformed
-_CUT = 5  # times as many more for a patch that hangs over the border
+_CROWDED = 1.06  # times as long are products whose sums leave at most `_FREE` registers
+_FREE = 4
 _RESULT = 0.06  # cycles per byte of products that are transformed
 _SPILL = 11  # transformed data and products that have no room in L2
 _FARTHER = 3  # and none in L3
@@ -173,7 +190,7 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     share = min(1.0, items * rows * columns)
     blocks = math.ceil(items / plan.panel_blocks)  # whose data the thread transforms
     patches = elements * isa.vector_bytes * plan.tiles  # bytes, of one vector of channels
-    data = _DATA * (1 + _CUT * p.cut_share(plan.transform)) * blocks * rows * p.depth_vectors
+    data = _DATA * blocks * rows * p.depth_vectors
     transforms = patches * (data + _RESULT * share * p.vectors)
     part = plan.weights * columns
     again = items - min(items, plan.panel_blocks)  # times that it reads weights which it has read
@@ -181,8 +198,7 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     spilled = max(0, plan.scratch + resident - isa.l2 * isa.l2_room) / _SPILL
     spilled += max(0, plan.scratch - isa.l3_room) / _FARTHER
     products = share * elements * _product(p, plan.tiling, isa)
-    stream = (items - again) * part / _STREAM
-    stream += (0 if resident else again) * part / isa.l3_rate
+    stream = (items - again if resident else items) * part / _STREAM
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
     return items * (_ITEM + 2 * spilled) + transforms + beside
 
@@ -190,4 +206,6 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
 def _product(problem: Problem, tiling: Tiling, isa: Isa) -> float:
     """Estimated cycles of one product of all tiles; rows of register tiles read all weights."""
     weights = problem.channels * problem.vectors * isa.vector_bytes * tiling.width.count
-    return tiles.cost(isa, tiling, problem.channels) + tiles.reading(isa, weights)
+    free = isa.registers - tiling.width.size * tiling.panels.width
+    factor = _CROWDED if free <= _FREE else 1.0
+    return factor * tiles.cost(isa, tiling, problem.channels) + tiles.reading(isa, weights)
