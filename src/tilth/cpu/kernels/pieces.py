@@ -24,13 +24,15 @@ def even_part(e: Emitter, index: int | Val, count: int, parts: int) -> tuple[int
 
 
 def piece_start(e: Emitter, cover: Cover, index: int | Val) -> int | Val:
-    """Where piece `index` of a cover begins (the extent itself behind the last piece)."""
+    """Where piece `index` of a cover begins (the extent itself behind the last piece).
+
+    Pieces of both sizes are mixed, so that parts with equally many pieces are equally large.
+    """
     if isinstance(index, int):
-        return index * (cover.size - 1) + min(index, cover.large)
+        return index * cover.extent // cover.count
     if cover.large == cover.count:
         return e.b.mul(index, I64(cover.size))
-    large = e.intrinsic("smin", index, I64(cover.large))
-    return e.b.add(e.b.mul(index, I64(cover.size - 1)), large)
+    return e.b.udiv(e.b.mul(index, I64(cover.extent)), I64(cover.count))
 
 
 def by_size(e: Emitter, cover: Cover, index: Val, body: Callable[[int], object]) -> None:
@@ -38,8 +40,10 @@ def by_size(e: Emitter, cover: Cover, index: Val, body: Callable[[int], object])
     if cover.large == cover.count:
         body(cover.size)
         return
-    in_large = e.b.icmp_signed("<", index, I64(cover.large))
-    either(e, in_large, lambda: body(cover.size), lambda: body(cover.size - 1))
+    start, more = e.i64(piece_start(e, cover, index)), cover.extent % cover.count
+    rest = e.b.sub(e.b.mul(index, I64(cover.extent)), e.b.mul(start, I64(cover.count)))
+    is_large = e.b.icmp_signed(">=", rest, I64(cover.count - more))  # the next start is rounded up
+    either(e, is_large, lambda: body(cover.size), lambda: body(cover.size - 1))
 
 
 def either(
