@@ -1,11 +1,12 @@
 """Convolutions by Winograd's minimal filtering: 3x3, stride 1 or 2, constant weights, f32.
 
 F(4x4, 3x3) takes 36 multiplications for 16 results and an input channel where the direct way takes
-144, F(2x2, 3x3) takes 16 for 4 instead of 36. The price is transformed weights that are 4 (1.8)
-times as large, and rounding: with 64, 256 and 512 channels of normally distributed data the
-largest error of F(4x4), relative to the largest result, is 2e-6, 3e-6 and 4e-6 (direct sums: 1e-6,
-2e-6, 4e-6); 1e-5 is the bound that tests hold. F(2x2) errs less than direct sums, whose chains are
-9 times as long. An infinity or NaN in the data spoils all results of the tiles that read it.
+144, F(2x2, 3x3) takes 16 for 4 instead of 36; with stride 2 these take 81 and 25. The price is
+transformed weights that are 4 (1.8) times as large, and rounding: with 64, 256 and 512 channels of
+normally distributed data the largest error of F(4x4), relative to the largest result, is 2e-6, 3e-6
+and 4e-6 (direct sums: 1e-6, 2e-6, 4e-6); 1e-5 is the bound that tests hold. F(2x2) errs less than
+direct sums, whose chains are 9 times as long, F(4x4) with stride 2 about as much. An infinity or
+NaN in the data spoils all results of the tiles that read it.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.
 """
