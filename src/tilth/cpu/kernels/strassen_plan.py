@@ -217,7 +217,7 @@ _AGAIN = 16  # bytes of weights that were read before
 _HIDDEN = 0.9  # how much of the shorter of multiplying and streaming hides behind the longer
 _EARLIER = 2  # a vector of sums of the depth before: a load and a store
 _COMBINE = 14  # a vector of each quarter of two rows: 4 loads, 5 additions, 7 stores
-_FAR = 32  # bytes of their results, where the left operand comes from beyond L2
+_FAR = 32  # bytes of sums of what comes from beyond L2; of results that do not stay in L3
 _FINISH = 18  # a vector of each quarter of two results: 7 loads, 8 additions, 4 epilogues
 _ROOM = 0.6  # share of L2 that sums and products have
 _SPILL = 16  # bytes of what is not there, read again for each panel
@@ -251,6 +251,8 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     far = left / _FAR if left * p.outer * p.pairs / pairs > isa.l2 else 0
     combine = _COMBINE / isa.fmas * pairs * p.depth / p.lanes + far
     finish = _FINISH / isa.fmas * pairs * vectors
+    if p.outer * p.rows * p.columns * FLOAT > isa.l3_room:
+        finish += 4 * pairs * vectors * p.lanes * FLOAT / _FAR
     beyond = max(0, plan.scratch - isa.l2 * _ROOM)
     spilled = beyond * plan.depth_blocks * plan.block_panels / _SPILL
     return beside + items * (_ITEM + combine + finish + spilled)
