@@ -21,10 +21,11 @@ class Isa:
 
     `lanes` is the number of f32 in a register; `registers` how many there are; cache sizes are in
     bytes and are used for blocking only (a wrong value costs speed, never correctness), as are the
-    FMAs of whole vectors that a core starts per cycle, the share of them that direct kernels reach,
-    the cycles that a load, of one element broadcast or of a vector, costs beside them, those from
-    an FMA to one that adds to its result, with what the scheduler needs, and the share of L2 and
-    the bytes of L3 that a thread's data have beside what streams by.
+    FMAs of whole vectors that a core starts per cycle, the share of them that direct kernels reach
+    and that of streaming weights which they hide, the cycles that a load, of one element broadcast
+    or of a vector, costs beside them, those from an FMA to one that adds to its result, with what
+    the scheduler needs, and the share of L2 and the bytes of L3 that a thread's data have beside
+    what streams by.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Isa:
     converts_half: bool = True  # has instructions from f16 to f32 and back
     fmas: int = 2
     reached: float = 0.95
+    hidden: float = 0.3
     broadcast_cycles: float = 0.1
     vector_cycles: float = 0.3
     chain_cycles: float = 4.8
@@ -102,6 +104,7 @@ _CORES: dict[tuple[str, str], dict[str, Any]] = {
     # six instructions per cycle, three of them loads: only the inner loops of small tiles feel them
     ("avx2", "znver3"): {
         "reached": 0.91,
+        "hidden": 0.95,
         "broadcast_cycles": 0.04,
         "vector_cycles": 0.07,
         "chain_cycles": 4.0,

@@ -25,7 +25,6 @@ Rhs = Literal["packed", "direct", "copied"]
 _LINE, _PAGE = 64, 4096
 _CONFLICT_COST = 1.1  # of a tiling whose rows fight for cache lines, or must be copied
 STREAM = 4.6  # bytes of weights per cycle from beyond L2
-_HIDDEN = 0.95  # how much of the shorter of computing and streaming hides behind the longer
 _BYTES_PER_CYCLE = 16  # that one core reads from beyond L2, while it computes
 _REMOTE = 4  # bytes per cycle that it reads from what other cores wrote
 _EVEN = 1.01  # of an equal share, that the busiest thread may have
@@ -459,4 +458,4 @@ def cycles(shape: Shape, isa: Isa, threads: int) -> float:
     weights = shape.form.depth * columns * shape.form.rhs_dtype.nbytes
     stream = weights / STREAM if weights > isa.l2 // 2 else 0.0
     longer, shorter = max(products, stream), min(products, stream)
-    return (longer + (1 - _HIDDEN) * shorter) / threads
+    return (longer + (1 - isa.hidden) * shorter) / threads
