@@ -29,7 +29,7 @@ from tilth.compiler.fuse import fuse
 from tilth.compiler.layout import assign_layouts
 from tilth.compiler.log import LogEntry
 from tilth.compiler.merge_dots import merge_dots
-from tilth.compiler.simplify import algebra, hoist, movement
+from tilth.compiler.simplify import algebra, hoist, movement, tables
 from tilth.compiler.subgraphs import map_subgraphs, sink_constants
 from tilth.ir.graph import Graph
 from tilth.ir.rewrite import Rule, rewrite
@@ -73,7 +73,7 @@ def _function(fn: Callable[[Graph], Graph | tuple[Graph, list[LogEntry]]]) -> Ap
     return lambda graph, traits: fn(graph)
 
 
-SIMPLIFY = Pass("simplify", _table(*algebra.RULES, *movement.RULES, *hoist.RULES))
+SIMPLIFY = Pass("simplify", _table(*algebra.RULES, *movement.RULES, *hoist.RULES, *tables.RULES))
 FOLD = Pass("fold constants", _function(fold_constants))
 MERGE = Pass("common subexpressions", _function(merge_common_subexpressions))
 SINK = Pass("sink constants", _function(sink_constants))
