@@ -20,7 +20,6 @@ from tilth.cpu.table import (
     ARRIVED,
     EPOCH,
     FINISHED,
-    GENERATION,
     MAIN,
     PATIENCE_BETWEEN,
     PATIENCE_WITHIN,
@@ -58,17 +57,15 @@ def barrier(module: ll.Module, isa: Isa, threads: int) -> ll.Function:
     e = Emitter(module, isa, "tilth_barrier", [PTR])
     e.fn.attributes.add("noinline")
     pool = e.args[0]
-    generation = e.offset(pool, GENERATION)
-    before = e.b.load_atomic(generation, "acquire", 4, typ=I32)
-    arrived = e.b.atomic_rmw("add", e.offset(pool, ARRIVED), I32(1), "acq_rel")
-    with e.b.if_else(e.b.icmp_unsigned("==", arrived, I32(threads - 1))) as (last, others):
+    ticket = e.b.atomic_rmw("add", e.offset(pool, ARRIVED), I64(1), "seq_cst")
+    past = e.b.urem(ticket, I64(threads))  # who came before, of this round
+    everyone = e.b.add(e.b.sub(ticket, past), I64(threads))
+    with e.b.if_else(e.b.icmp_unsigned("==", past, I64(threads - 1))) as (last, others):
         with last:
-            e.b.atomic_rmw("xchg", e.offset(pool, ARRIVED), I32(0), "monotonic")
-            e.b.atomic_rmw("add", generation, I32(1), "seq_cst")
-            _wake_sleepers(e, generation, e.offset(pool, SLEEPING_AT_BARRIER))
+            _wake_sleepers(e, e.offset(pool, ARRIVED), e.offset(pool, SLEEPING_AT_BARRIER))
         with others:
-            places = GENERATION, SLEEPING_AT_BARRIER, PATIENCE_WITHIN
-            _wait_until(e, pool, places, _differs(e, before))
+            places = ARRIVED, SLEEPING_AT_BARRIER, PATIENCE_WITHIN
+            _wait_until(e, pool, places, lambda n: e.b.icmp_unsigned(">=", n, everyone), I64)
     return e.finish()
 
 
@@ -124,11 +121,16 @@ def _differs(e: Emitter, old: Val) -> Callable[[Val], Val]:
 
 
 def _wait_until(
-    e: Emitter, pool: Val, places: tuple[int, int, int], ready: Callable[[Val], Val]
+    e: Emitter,
+    pool: Val,
+    places: tuple[int, int, int],
+    ready: Callable[[Val], Val],
+    type_: ll.IntType = I32,
 ) -> None:
     """Return once `ready(word)`: spin for as long as patience lasts, then sleep until woken.
 
-    `places` are the offsets of the word, of the number of its sleepers, and of the patience.
+    `places` are the offsets of the word, of the number of its sleepers, and of the patience. The
+    system looks at 32 bits of the word, its lowest ones.
     """
     word, sleepers, patience = (e.offset(pool, place) for place in places)
     turns, deadline = e.var(I64, I64(0)), e.var(I64, I64(0))
@@ -136,7 +138,7 @@ def _wait_until(
     test, spin, look, sleep, done = (e.fn.append_basic_block(f"wait.{n}") for n in names)
     e.b.branch(test)
     e.b.position_at_end(test)
-    value = e.b.load_atomic(word, "acquire", 4, typ=I32)
+    value = e.b.load_atomic(word, "acquire", type_.width // 8, typ=type_)
     e.b.cbranch(ready(value), done, spin)
     e.b.position_at_end(spin)
     _pause(e)
@@ -150,7 +152,7 @@ def _wait_until(
     e.b.cbranch(e.b.icmp_unsigned(">", now, e.b.load(deadline, typ=I64)), sleep, test)
     e.b.position_at_end(sleep)
     e.b.atomic_rmw("add", sleepers, I32(1), "seq_cst")
-    _futex(e, word, _WAIT_PRIVATE, value)
+    _futex(e, word, _WAIT_PRIVATE, e.b.trunc(value, I32) if type_ != I32 else value)
     e.b.atomic_rmw("sub", sleepers, I32(1), "seq_cst")
     e.b.branch(test)
     e.b.position_at_end(done)

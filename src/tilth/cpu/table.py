@@ -16,9 +16,9 @@ RECORD_BYTES = 16  # start and end of a step on a thread, nanoseconds, i64 each
 # Byte offsets in a pool's memory.
 EPOCH, SLEEPING_WORKERS, MAIN, TABLE = 0, 64, 128, 136
 PATIENCE_WITHIN, PATIENCE_BETWEEN = 144, 152  # calls; nanoseconds of spinning before sleep, i64
-ARRIVED, GENERATION, SLEEPING_AT_BARRIER = 192, 256, 320
-FINISHED, SLEEPING_CALLER = 384, 448
-POOL_BYTES = 512
+ARRIVED, SLEEPING_AT_BARRIER = 192, 256  # the first an i64, which grows for ever
+FINISHED, SLEEPING_CALLER = 320, 384
+POOL_BYTES = 448
 
 _PATIENCE = 400_000, 200_000  # within calls, between calls
 _CROWDED_PATIENCE = 10_000, 10_000  # one that spins may keep another from its work

@@ -84,8 +84,6 @@ _LOG = (
     *(0.06915126, -0.117896847, 0.118730202, -0.123843722, 0.142186552),
     *(-0.166692495, 0.200022265, -0.249999866, 0.333333105),
 )
-# (tanh(x) / x - 1) / x**2 in x**2 on |x| <= 5/8
-_TANH = (-0.00571703678, 0.0206505787, -0.0537434965, 0.133314908, -0.333332837)
 # erf(x) / x - 1 in x**2 on |x| <= 0.93
 _ERF = (
     *(8.34522507e-05, -0.00081374374, 0.00520063424, -0.0268592704),
@@ -156,12 +154,17 @@ def _exponential(e: Emitter, x: Val) -> Val:
     return e.b.select(vanishes, e.const(x.type, 0.0), result)
 
 
+def _grown(e: Emitter, x: Val) -> Val:
+    """exp(x) - 1 without cancellation around 0, for x from -80 to 60."""
+    n, r = _reduce_exponent(e, x)
+    growth = e.fma(_polynomial(e, r, _EXP), e.b.fmul(r, r), r)
+    scale = _power_of_two(e, e.b.sub(n, e.const(n.type, _MAGIC_BITS)), x.type)
+    return e.fma(scale, growth, e.b.fsub(scale, e.const(x.type, 1.0)))
+
+
 def _exponential_minus_one(e: Emitter, x: Val) -> Val:
     one = e.const(x.type, 1.0)
-    n, r = _reduce_exponent(e, _at_least(e, _at_most(e, x, 60.0), -80.0))
-    rest = e.b.fmul(_polynomial(e, r, _EXP), e.b.fmul(r, r))
-    scale = _power_of_two(e, e.b.sub(n, e.const(n.type, _MAGIC_BITS)), x.type)
-    near = e.fma(scale, e.b.fadd(rest, r), e.b.fsub(scale, one))  # no cancellation around 0
+    near = _grown(e, _at_least(e, _at_most(e, x, 60.0), -80.0))
     large = e.b.fcmp_ordered(">", x, e.const(x.type, 60.0))
     result = e.b.select(large, e.b.fsub(_exponential(e, x), one), near)
     zero = e.b.fcmp_ordered("==", x, e.const(x.type, 0.0))  # keeps its sign
@@ -202,13 +205,10 @@ def _log_plus_one(e: Emitter, x: Val) -> Val:
 
 
 def _tanh(e: Emitter, x: Val) -> Val:
-    magnitude, square = e.intrinsic("fabs", x), e.b.fmul(x, x)
-    small = e.b.fcmp_ordered("<", magnitude, e.const(x.type, 0.625))
-    near_zero = e.fma(e.b.fmul(_polynomial(e, square, _TANH), square), x, x)
-    power = _exponential(e, e.b.fadd(magnitude, magnitude))
-    fraction = e.b.fdiv(e.const(x.type, 2.0), e.b.fadd(power, e.const(x.type, 1.0)))
-    far = _copysign(e, e.b.fsub(e.const(x.type, 1.0), fraction), x)
-    return e.b.select(small, near_zero, far)
+    """t / (t + 2) with t = exp(2 |x|) - 1, which keeps its digits where x is small."""
+    magnitude = e.intrinsic("fabs", x)
+    t = _grown(e, _at_most(e, e.b.fadd(magnitude, magnitude), 20.0))
+    return _copysign(e, e.b.fdiv(t, e.b.fadd(t, e.const(x.type, 2.0))), x)
 
 
 def _erf(e: Emitter, x: Val) -> Val:

@@ -436,7 +436,9 @@ class _Block:
                     e.b.store(e.fma(unit, weight, e.b.load(slot)), slot)
 
         whole = depth // _TURN * _TURN
-        with e.loop(0, whole, _TURN) as k:
+        start, way = self._there_or_back(whole)
+        with e.loop(0, whole, _TURN) as turn:
+            k = e.b.add(start, e.b.mul(turn, way))
             for i in range(_TURN):
                 term(e.b.add(k, e.i64(i)), sums[i % chains])
         for k in range(whole, depth):
@@ -445,6 +447,16 @@ class _Block:
         for more in sums[1:]:
             found = {key: e.b.fadd(total, e.b.load(more[key])) for key, total in found.items()}
         return found
+
+    def _there_or_back(self, depth: int) -> tuple[Val, Val]:
+        """Where the turns of the depth start, and which way they go. With one row, which is as fast
+        as weights come, every second step goes backwards: what is in L1 is read first."""
+        e, there = self.e, (self.e.i64(0), self.e.i64(1))
+        if self.layer.batch > 1:
+            return there
+        is_odd = e.b.trunc(self.step, ll.IntType(1))
+        back = e.i64(depth - _TURN), e.i64(-1)
+        return e.b.select(is_odd, back[0], there[0]), e.b.select(is_odd, back[1], there[1])
 
     def _weights(self, gate: int, k: Index) -> Val:
         """The weights from unit `k` to this block's units."""
