@@ -52,7 +52,8 @@ def test_weights_out_of_order_are_right_wherever_they_go(device):
     given = feeds(g)
     found = compile_graph(g, parse_device(device), Options(2))({"x": given[0]})
     for actual, wanted in zip(found.values(), interpret(g, given), strict=True):
-        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-4)
+        largest = np.abs(wanted).max()  # what products by Strassen's scheme are exact to
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=2e-6 * largest)
 
 
 def test_big_broadcast_is_not_stored():

@@ -1,11 +1,12 @@
-"""Products by Strassen's algorithm: random shapes, epilogues and cuts against the interpreter."""
+"""Products by Strassen's scheme, once and twice: random shapes, epilogues and cuts against the
+interpreter."""
 
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from kernel_check import body_of, check, layouts
 
@@ -50,24 +51,34 @@ def arrays(seed, *shapes):
     return [rng.standard_normal(s).astype(np.float32) for s in shapes]
 
 
-def with_plan(**changes):
-    """`lower` with its first plan, changed."""
-    return lambda task: strassen.lower(task, replace(strassen.plans(task)[0], **changes))
+def with_plan(levels, **changes):
+    """`lower` with the first plan that applies the scheme so often, changed; what cannot be cut so
+    often is no example."""
+
+    def lower(task):
+        if strassen.unsuitable(task, levels):
+            reject()
+        problem = strassen_plan.problem_of(strassen.shape_of(task), levels)
+        plan = strassen_plan.ranked([problem], task.isa, task.threads)[0]
+        return strassen.lower(task, replace(plan, **changes))
+
+    return lower
 
 
 rows = st.integers(2, 70)
 columns = st.sampled_from([17, 24, 32, 33, 40, 48, 50, 64, 81, 96, 130])
 # results along whose rows the weights run: else the operands trade places
 outputs = st.sampled_from(["dense", "pitched", "strided"])
-halves = st.sampled_from([1, 3, 8, 16, 20, 33, 64])
+quarters = st.sampled_from([1, 3, 8, 16, 20, 33])
+levels = st.sampled_from([1, 2])
 
 
 @settings(max_examples=40, deadline=None)
-@given(m=rows, n=columns, k=halves, layout=outputs, weights=layouts, out=outputs)
-def test_any_shape_and_layout(m, n, k, layout, weights, out):
-    shapes = (m, 2 * k), (2 * k, n), (n,)
+@given(m=rows, n=columns, k=quarters, times=levels, layout=outputs, weights=layouts, out=outputs)
+def test_any_shape_and_layout(m, n, k, times, layout, weights, out):
+    shapes = (m, 4 * k), (4 * k, n), (n,)
     check(
-        *(strassen.lower, body_of(bias_gelu, *shapes), arrays(k, *shapes)),
+        *(with_plan(times), body_of(bias_gelu, *shapes), arrays(k, *shapes)),
         *([layout, weights, "dense"], out, TOLERANCE),
         constants=(1,),
     )
@@ -80,29 +91,30 @@ def test_any_shape_and_layout(m, n, k, layout, weights, out):
     width=st.integers(1, 9),
     window=st.sampled_from([1, 2, 3]),
     stride=st.integers(1, 2),
-    c=halves,
+    c=quarters,
     n=columns,
+    times=levels,
     layout=outputs,
     out=outputs,
 )
-def test_convolutions(batch, height, width, window, stride, c, n, layout, out):
+def test_convolutions(batch, height, width, window, stride, c, n, times, layout, out):
     size = ((height - 1) * stride + window, (width - 1) * stride + window)
     if height * width == 1:
         return
-    shapes = (batch, *size, 2 * c), (window, window, 2 * c, n), (n,)
+    shapes = (batch, *size, 4 * c), (window, window, 4 * c, n), (n,)
     check(
-        *(strassen.lower, body_of(lambda *v: convolution(*v, (stride, stride)), *shapes)),
+        *(with_plan(times), body_of(lambda *v: convolution(*v, (stride, stride)), *shapes)),
         *(arrays(c, *shapes), [layout, "dense", "dense"], out, TOLERANCE),
         constants=(1,),
     )
 
 
 @settings(max_examples=12, deadline=None)
-@given(m=rows, n=columns, layout=outputs, out=outputs)
-def test_epilogue_with_operands_of_the_result_shape(m, n, layout, out):
+@given(m=rows, n=columns, times=levels, layout=outputs, out=outputs)
+def test_epilogue_with_operands_of_the_result_shape(m, n, times, layout, out):
     shapes = (m, 32), (32, n), (n,), (m, n)
     check(
-        *(strassen.lower, body_of(residual, *shapes), arrays(n, *shapes)),
+        *(with_plan(times), body_of(residual, *shapes), arrays(n, *shapes)),
         *(["dense", "dense", "dense", layout], out, TOLERANCE),
         constants=(1,),
     )
@@ -112,11 +124,14 @@ def test_epilogue_with_operands_of_the_result_shape(m, n, layout, out):
 @given(
     row_blocks=st.integers(1, 4),
     panel_blocks=st.integers(1, 3),
-    chunk=st.sampled_from([0, 16, 32, 48]),
+    chunk=st.sampled_from([0, 16, 48]),
+    times=levels,
 )
-def test_any_division_into_work_items_and_blocks_of_the_depth(row_blocks, panel_blocks, chunk):
+def test_any_division_into_work_items_and_blocks_of_the_depth(
+    row_blocks, panel_blocks, chunk, times
+):
     shapes = (61, 192), (192, 410), (410,)
-    lower = with_plan(row_blocks=row_blocks, panel_blocks=panel_blocks, chunk=chunk)
+    lower = with_plan(times, row_blocks=row_blocks, panel_blocks=panel_blocks, chunk=chunk)
     check(
         *(lower, body_of(bias_gelu, *shapes), arrays(0, *shapes)),
         tolerance=TOLERANCE,
@@ -124,11 +139,12 @@ def test_any_division_into_work_items_and_blocks_of_the_depth(row_blocks, panel_
     )
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("tap_loops", [0, 1, 2])
-def test_blocks_of_taps(tap_loops):
+def test_blocks_of_taps(tap_loops, times):
     shapes = (1, 9, 9, 32), (3, 3, 32, 64), (64,)
     check(
-        *(with_plan(tap_loops=tap_loops), body_of(convolution, *shapes), arrays(0, *shapes)),
+        *(with_plan(times, tap_loops=tap_loops), body_of(convolution, *shapes), arrays(0, *shapes)),
         tolerance=TOLERANCE,
         constants=(1,),
     )
@@ -145,14 +161,15 @@ def test_result_in_place_of_a_residual_operand():
     np.testing.assert_array_equal(in_place, apart)
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("depth", [768, 3072])
-def test_error_against_float64(depth):
+def test_error_against_float64(depth, times):
     """Relative to the largest result, for normally distributed data."""
     x, w = arrays(2, (64, depth), (depth, 256))
     exact, result = x.astype(np.float64) @ w.astype(np.float64), np.empty((64, 256), np.float32)
     operands = operand(x), operand(w, constant=True)
     task = Task(body_of(matmul, x.shape, w.shape), operands, (operand(result),), host_isa(), 1)
-    CompiledKernel(strassen.lower(task))([x, w], [result])
+    CompiledKernel(with_plan(times)(task))([x, w], [result])
     assert np.abs(result - exact).max() <= 2e-6 * np.abs(exact).max()
 
 
@@ -172,12 +189,23 @@ def test_is_chosen_for_large_products_only():
     assert not chosen(3136, 64, 64)  # sums of the left operand cost more than they save
 
 
+def test_is_applied_twice_where_sums_of_weights_take_little_memory():
+    def levels(m, k, n):
+        x, w, y = (np.zeros(s, np.float32) for s in ((m, k), (k, n), (m, n)))
+        operands = operand(x), operand(w, constant=True)
+        task = Task(body_of(matmul, x.shape, w.shape), operands, (operand(y),), ISAS["avx512"], 2)
+        return strassen.choose(task).problem.levels
+
+    assert levels(196, 1024, 256) == 2
+    assert levels(128, 768, 3072) == 1  # 28 MB in place of 16
+
+
 @pytest.mark.parametrize(
     ("shapes", "dtype", "constant", "why"),
     [
         (((8, 16), (16, 64)), f64, True, "f32"),
         (((8, 16), (16, 64)), None, False, "constant"),
-        (((8, 15), (15, 64)), None, True, "even"),
+        (((8, 15), (15, 64)), None, True, "no multiple of 2"),
         (((1, 16), (16, 64)), None, True, "small"),
         (((8, 16), (16, 8)), None, True, "small"),
     ],

@@ -24,8 +24,8 @@ class Isa:
     FMAs of whole vectors that a core starts per cycle, the share of them that direct kernels reach
     and that of streaming weights which they hide, the cycles that a load, of one element broadcast
     or of a vector, costs beside them, those from an FMA to one that adds to its result, with what
-    the scheduler needs, and the share of L2 and the bytes of L3 that a thread's data have beside
-    what streams by.
+    the scheduler needs, those that a byte of weights costs which L1 does not hold until it is read
+    again, and the share of L2 and the bytes of L3 that a thread's data have beside what streams by.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Isa:
     broadcast_cycles: float = 0.1
     vector_cycles: float = 0.3
     chain_cycles: float = 4.8
+    reread_cycles: float = 0.0
     l2_room: float = 0.5
     l3_room: int = 6 << 20
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
@@ -115,6 +116,7 @@ _CORES: dict[tuple[str, str], dict[str, Any]] = {
         "reached": 0.96,
         "broadcast_cycles": 0.09,
         "vector_cycles": 0.08,
+        "reread_cycles": 0.007,
     },
 }
 

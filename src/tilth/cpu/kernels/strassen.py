@@ -1,16 +1,17 @@
-"""Products with constant weights by Strassen's algorithm, one level: seven products in place of
-eight of half the size.
+"""Products with constant weights by Strassen's algorithm: seven products in place of eight of half
+the size, or 49 in place of 64 of a quarter.
 
-Rows, columns and the innermost depth are halved. Sums of quarters of the weights are made ahead,
-so these take 7/4 of their bytes. Sums of quarters of the left operand are made for a block of rows
-at a time, where a convolution's windows are laid side by side, too; that costs the more, the fewer
-columns there are. An odd number of rows or vectors of columns is rounded up.
+Rows, columns and the innermost depth are cut into 2 or 4 parts. Sums of parts of the weights are
+made ahead, so these take 7/4 of their bytes, or 49/16, which only small weights may. Sums of parts
+of the left operand are made for a block of rows at a time, where a convolution's windows are laid
+side by side, too; that costs the more, the fewer columns there are. Numbers of rows and of vectors
+of columns are rounded up.
 
-Chains of FMAs are cut after `strassen_plan.LONGEST`, so that errors are those of the direct kernel:
-with normally distributed data and a depth of 256, 768 and 3072 the largest is 8e-7, 9e-7 and 7e-7
-of the largest result (direct: 6e-7, 1.1e-6, 5e-7); 2e-6 is what tests allow. But the error of a
-result is relative to the largest of its own row and of the row that this is paired with, and an
-infinity or NaN in a row spoils both.
+Chains of FMAs are cut after `strassen_plan.LONGEST`, so that errors are close to those of the
+direct kernel: with normally distributed data and a depth of 256, 768 and 3072 the largest is 7e-7,
+1.0e-6 and 7e-7 of the largest result (direct: 7e-7, 1.0e-6, 6e-7), applied twice 1.1e-6, 1.6e-6 and
+1.6e-6; 2e-6 is what tests allow. But the error of a result is relative to the largest of its own row
+and of the rows that this is added to, and an infinity or NaN in a row spoils all of them.
 
 Sources: Strassen, "Gaussian Elimination is not Optimal", 1969; Huang, Smith, Henry and van de
 Geijn, "Strassen's Algorithm Reloaded", 2016.
@@ -31,12 +32,14 @@ from tilth.cpu.kernels.contraction_form import RHS, canonicalise
 from tilth.cpu.kernels.contraction_plan import Shape
 from tilth.cpu.kernels.packing import with_operand_strides
 from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
-from tilth.cpu.kernels.strassen_plan import FLOAT, PRODUCTS, Plan, problem_of
+from tilth.cpu.kernels.strassen_plan import FLOAT, LEVELS, Plan, Problem, problem_of
+from tilth.cpu.kernels.strassen_scheme import Sums
 from tilth.ir.cost import graph_flops
 from tilth.ir.errors import CompileError
 from tilth.ir.types import f32
 
 _WORTH = 0.96  # of another kernel's estimated time: below, it is worth its memory
+_TWICE = 8 << 20  # bytes of weights that are made by applying the scheme twice
 
 
 def lower(task: Task, plan: Plan | None = None) -> Kernel:
@@ -45,7 +48,7 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
     Raises CompileError for what `unsuitable` names.
     """
     require_dtypes(task.views)
-    reason = unsuitable(task)
+    reason = unsuitable(task, plan.problem.levels if plan else 1)
     if reason:
         raise CompileError(f"no product by Strassen's algorithm: {reason}")
     shape, plan = shape_of(task), plan or choose(task)
@@ -77,6 +80,7 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
                     shape.columns,
                     plan.tiling.panels,
                     plan.depth,
+                    plan.problem.levels,
                 ),
             )
         },
@@ -89,7 +93,8 @@ def cycles(task: Task, below: float = math.inf) -> float:
     if unsuitable(task):
         return math.inf
     isa, threads = task.isa, task.threads
-    if strassen_plan.least_cycles(problem_of(shape_of(task)), isa, threads) >= _WORTH * below:
+    least = min(strassen_plan.least_cycles(p, isa, threads) for p in _problems(task))
+    if least >= _WORTH * below:
         return math.inf  # without looking at any plan, of which there are hundreds
     found = strassen_plan.cycles(choose(task), isa, threads) / _WORTH
     return found if found < below else math.inf
@@ -105,14 +110,21 @@ def plans(task: Task) -> list[Plan]:
     """Plans that `lower` may be given, the one of `choose` first; none where it cannot run."""
     if unsuitable(task):
         return []
-    return strassen_plan.ranked(problem_of(shape_of(task)), task.isa, task.threads)
+    return strassen_plan.ranked(_problems(task), task.isa, task.threads)
 
 
-def unsuitable(task: Task) -> str | None:
+def _problems(task: Task) -> list[Problem]:
+    """The contraction with Strassen's scheme applied once, and twice if it can and should be."""
+    shape = shape_of(task)
+    found = [problem_of(shape, n) for n in LEVELS if _uncut(shape, n) is None]
+    return [p for p in found if p.levels == 1 or p.weights <= _TWICE]
+
+
+def unsuitable(task: Task, levels: int = 1) -> str | None:
     """Why this contraction cannot be computed so; None if it can."""
     if task.results[0].size == 0:
         return "it is empty"
-    form, lanes = canonicalise(task), task.isa.lanes
+    form = canonicalise(task)
     if {form.lhs_dtype, form.rhs_dtype, form.accumulator} != {f32}:
         return "it does not compute in f32"
     if not task.is_constant(form.rhs) or len(form.body.users[form.body.inputs[form.rhs]]) > 1:
@@ -120,9 +132,16 @@ def unsuitable(task: Task) -> str | None:
     shape = shape_of(task)
     if any(loop.strides[RHS] for loop in shape.outer):
         return "it is a batch of products"
-    if shape.width.size < 2 or shape.columns.size <= lanes:
-        return "it is too small to be halved"
-    return "its depth is not even" if shape.inner.size % 2 else None
+    return _uncut(shape, levels)
+
+
+def _uncut(shape: Shape, levels: int) -> str | None:
+    """Why it cannot be cut so often; None if it can: all parts have some of it."""
+    p = problem_of(shape, levels)
+    others = p.parts - 1
+    if p.rows <= others * p.height or p.columns <= others * p.vectors * p.lanes:
+        return "it is too small to be cut"
+    return f"its depth is no multiple of {p.parts}" if shape.inner.size % p.parts else None
 
 
 def shape_of(task: Task) -> Shape:
@@ -132,7 +151,7 @@ def shape_of(task: Task) -> Shape:
 
 
 def pack(place: np.ndarray, weights: Operand, shape: Shape, plan: Plan) -> None:
-    """Write sums of quarters of the weights as [block of the depth][panel][product][depth][column
+    """Write sums of parts of the weights as [block of the depth][panel][product][depth][column
     of the panel]: in the order of their use."""
     source, loops = with_operand_strides(weights), (*shape.form.k, shape.columns)
     seen = np.lib.stride_tricks.as_strided(
@@ -141,39 +160,34 @@ def pack(place: np.ndarray, weights: Operand, shape: Shape, plan: Plan) -> None:
         tuple(loop.strides[RHS] * FLOAT for loop in loops),
         writeable=False,
     )
-    p, panels = plan.problem, plan.tiling.panels
-    upper, lower = (
-        seen[..., first : first + p.channels, :].reshape(p.depth, -1) for first in (0, p.channels)
-    )
-    half, done = p.vectors * p.lanes, 0
+    p, panels, done = plan.problem, plan.tiling.panels, 0
+    bands = [
+        seen[..., i * p.channels : (i + 1) * p.channels, :].reshape(p.depth, -1)
+        for i in range(p.parts)
+    ]
+    part = p.vectors * p.lanes
     place = place.view(np.float32)
     for top, panel in itertools.product(range(0, p.depth, plan.depth), range(panels.count)):
         start = panel * panels.width * p.lanes
-        stop = min(start + panels.width * p.lanes, half)
-        size = PRODUCTS * plan.depth * (stop - start)
-        target = place[done : done + size].reshape(PRODUCTS, plan.depth, stop - start)
-        quarters = [
-            _columns(part[top : top + plan.depth], first + start, first + stop)
-            for part in (upper, lower)
-            for first in (0, half)
+        stop = min(start + panels.width * p.lanes, part)
+        size = p.products * plan.depth * (stop - start)
+        target = place[done : done + size].reshape(p.products, plan.depth, stop - start)
+        parts = [
+            [
+                _columns(band[top : top + plan.depth], i * part + start, i * part + stop)
+                for i in range(p.parts)
+            ]
+            for band in bands
         ]
-        _combine(quarters, target)
+        for factor, one in zip(_ARRAYS.right(parts), target, strict=True):
+            one[...] = factor
         done += size
 
 
-def _columns(part: np.ndarray, start: int, stop: int) -> np.ndarray:
+def _columns(band: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Some columns, zeros where there are none."""
-    found = part[:, start:stop]
+    found = band[:, start:stop]
     return np.pad(found, ((0, 0), (0, stop - start - found.shape[1])))
 
 
-def _combine(quarters: list[np.ndarray], target: np.ndarray) -> None:
-    """The right factors of Strassen's seven products."""
-    b11, b12, b21, b22 = quarters
-    np.add(b11, b22, out=target[0])
-    target[1] = b11
-    np.subtract(b12, b22, out=target[2])
-    np.subtract(b21, b11, out=target[3])
-    target[4] = b22
-    np.add(b11, b12, out=target[5])
-    np.add(b21, b22, out=target[6])
+_ARRAYS: Sums[np.ndarray] = Sums(np.add, np.subtract)

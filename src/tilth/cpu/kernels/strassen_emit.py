@@ -1,16 +1,9 @@
 """The code of a product by Strassen's algorithm: work items, blocks of the depth, panels, products.
 
-With quarters A11 A12 / A21 A22 of the left operand, and so on, the seven products are
-
-    P0 = (A11 + A22) (B11 + B22)   P1 = (A21 + A22) B11   P2 = A11 (B12 - B22)
-    P3 = A22 (B21 - B11)   P4 = (A11 + A12) B22
-    P5 = (A21 - A11) (B11 + B12)   P6 = (A12 - A22) (B21 + B22)
-
-    C11 = P0 + P3 - P4 + P6   C12 = P2 + P4   C21 = P1 + P3   C22 = P0 - P1 + P2 + P5
-
-For a block of pairs of rows the left factors are made first, [product][pair][depth]; then, panel by
-panel, come the products, [product][pair][column], while the right factors, [block of the depth]
-[panel][product][depth][column], stream by, and the results.
+For a block of rows of every part the left factors are made first, [product][row][depth]; then,
+panel by panel, come the products, [product][row][column], while the right factors, [block of the
+depth][panel][product][depth][column], stream by, and the results. The sums are those of
+`strassen_scheme`.
 """
 
 from __future__ import annotations
@@ -31,7 +24,8 @@ from tilth.cpu.kernels.contraction_plan import Shape
 from tilth.cpu.kernels.microkernel import Depth, Stream, accumulate, unrolling, with_earlier
 from tilth.cpu.kernels.pieces import by_size, either, even_part, piece_start
 from tilth.cpu.kernels.space import decode, kernel_emitter, vector_loop
-from tilth.cpu.kernels.strassen_plan import FLOAT, PRODUCTS, Plan
+from tilth.cpu.kernels.strassen_plan import FLOAT, Plan
+from tilth.cpu.kernels.strassen_scheme import Sums
 from tilth.ir.types import f32
 
 Range = tuple[int | Val, int | Val]
@@ -52,11 +46,11 @@ def emit(
 
 @dataclass(frozen=True)
 class _Item:
-    """A work item: pointers of all tensors, and ranges of register tiles, their pairs, panels."""
+    """A work item: pointers of all tensors, and ranges of register tiles, their rows, panels."""
 
     pointers: list[Val]
     groups: Range
-    pairs: tuple[Val, Val]
+    rows: tuple[Val, Val]
     panels: Range
 
 
@@ -78,7 +72,7 @@ class _Nest:
         self.base = [pointers[i] for i in (form.lhs, form.rhs, len(operands), *form.extras)]
         self.sizes = (FLOAT, FLOAT, *(d.nbytes for d in epilogue.dtypes))
         self.scratch, self.begin, self.end, _ = self.e.args[len(operands) + 1 :]
-        self.sums = self.e.offset(self.scratch, PRODUCTS * plan.data_plane)
+        self.sums = self.e.offset(self.scratch, plan.problem.products * plan.data_plane)
         self.parts = _Parts(module, isa, name, shape, plan, epilogue)
 
     def emit(self) -> ll.Function:
@@ -111,22 +105,25 @@ class _Nest:
         for i, tap in zip(taps, shape.taps, strict=False):
             source = step(e, source, i, tap.strides[LHS] * FLOAT)
         source = step(e, source, chunk, plan.chunk * shape.inner.strides[LHS] * FLOAT)
-        with e.loop(*item.pairs) as pair:
-            upper = self._row(source, pair)
-            target = step(e, self.scratch, e.b.sub(pair, item.pairs[0]), plan.data_pitch)
-            other = e.b.add(pair, I64(self.problem.pairs))
+        p = self.problem
+        with e.loop(*item.rows) as row:
+            target = step(e, self.scratch, e.b.sub(row, item.rows[0]), plan.data_pitch)
+            last = e.b.add(row, I64((p.parts - 1) * p.height))
+            others = [
+                self._row(source, e.b.add(row, I64(i * p.height))) for i in range(p.parts - 1)
+            ]
 
-            def both() -> None:
-                args = [upper, self._row(source, other), target]
-                e.b.call(self.parts.combine(True), args)
+            def all_parts() -> None:
+                e.b.call(self.parts.combine(True), [*others, self._row(source, last), target])
 
-            def alone() -> None:
-                e.b.call(self.parts.combine(False), [upper, upper, target])
+            def but_the_last() -> None:
+                e.b.call(self.parts.combine(False), [*others, others[0], target])
 
-            if self.problem.rows % 2:
-                either(e, e.b.icmp_signed("<", other, I64(self.problem.rows)), both, alone)
+            if p.rows % p.parts:
+                exists = e.b.icmp_signed("<", last, I64(p.rows))
+                either(e, exists, all_parts, but_the_last)
             else:
-                both()
+                all_parts()
 
     def _row(self, pointer: Val, row: Val) -> Val:
         """The left operand at a row, counted through the lines of the map."""
@@ -146,17 +143,17 @@ class _Nest:
         )
 
     def _products(self, item: _Item, panel: Val, block: Val, vectors: int) -> None:
-        """The seven products for one panel, a register tile after the other; then the results."""
+        """All products for one panel, a register tile after the other; then the results."""
         e, plan = self.e, self.plan
         depth_bytes, run_bytes = (d * vectors * plan.vector for d in (plan.depth, plan.run))
         weights = step(e, item.pointers[RHS], block, plan.weights // plan.depth_blocks)
         width = plan.tiling.panels.width
-        weights = step(e, weights, panel, PRODUCTS * plan.depth * width * plan.vector)
+        weights = step(e, weights, panel, self.problem.products * plan.depth * width * plan.vector)
         sums = self.sums
         if plan.slots > 1:
             number = e.b.sub(panel, e.i64(item.panels[0]))
-            sums = step(e, sums, number, PRODUCTS * plan.sum_plane)
-        with e.loop(0, PRODUCTS) as product, e.loop(0, plan.runs) as run:
+            sums = step(e, sums, number, self.problem.products * plan.sum_plane)
+        with e.loop(0, self.problem.products) as product, e.loop(0, plan.runs) as run:
             left = step(e, self.scratch, product, plan.data_plane)
             right = step(e, weights, product, depth_bytes)
             pointers = [
@@ -174,7 +171,7 @@ class _Nest:
         left, right, sums = pointers
         following = e.offset(right, plan.run * vectors * plan.vector)
         with e.loop(*item.groups) as group:
-            row = e.b.sub(e.i64(piece_start(e, cover, group)), item.pairs[0])
+            row = e.b.sub(e.i64(piece_start(e, cover, group)), item.rows[0])
             number = e.b.sub(group, e.i64(item.groups[0]))
             args = [
                 step(e, left, row, plan.data_pitch),
@@ -189,18 +186,19 @@ class _Nest:
             )
 
     def _results(self, item: _Item, first: Val, sums: Val, vectors: int) -> None:
-        """The results of a panel: of its vectors with a full one in the right half, and others."""
+        """The results of a panel: of its vectors with a full one in the last part, and others."""
         e, shape = self.e, self.shape
         ends = e.b.add(first, I64(vectors))
-        there, tail = shape.vectors // 2, shape.tail or shape.lanes  # of the right half
+        p, tail = self.problem, shape.tail or shape.lanes
+        there = shape.vectors - (p.parts - 1) * p.vectors  # of the last part
         full = there - (tail < shape.lanes)
-        pieces = [(0, full, shape.lanes), (full, there, tail), (there, self.problem.vectors, 0)]
+        pieces = [(0, full, shape.lanes), (full, there, tail), (there, p.vectors, 0)]
         for start, stop, lanes in pieces:
             if start == stop:
                 continue
             begin = e.intrinsic("smax", first, I64(start))
             moved = step(e, sums, e.b.sub(begin, first), self.plan.vector)
-            args = [moved, *item.pairs, begin, e.intrinsic("smin", ends, I64(stop))]
+            args = [moved, *item.rows, begin, e.intrinsic("smin", ends, I64(stop))]
             e.b.call(self.parts.finish(vectors, lanes), [*args, *item.pointers[RESULT:]])
 
 
@@ -211,7 +209,8 @@ class _Parts:
         self, module: ll.Module, isa: Isa, name: str, shape: Shape, plan: Plan, epilogue: Epilogue
     ):
         self.module, self.isa, self.name = module, isa, name
-        self.shape, self.plan, self.epilogue = shape, plan, epilogue
+        self.shape, self.plan, self.problem = shape, plan, plan.problem
+        self.epilogue = epilogue
         self.lanes = vector(F32, shape.lanes)
         self._made: dict[str, ll.Function] = {}
 
@@ -222,49 +221,45 @@ class _Parts:
         return e
 
     # -- left factors ------------------------------------------------------------------------
-    def combine(self, both: bool) -> ll.Function:
-        """f(upper, lower, target): for one pair of rows; without `both` the lower one is zeros."""
-        label = "pair" if both else "single"
+    def combine(self, last: bool) -> ll.Function:
+        """f(a row of each part..., target): the left factors of these rows; the one of the last
+        part is zeros if it is not there."""
+        label = "rows" if last else "without"
         if label not in self._made:
-            e = self._function(label, [PTR] * 3)
-            upper, lower, target = e.args
-            self._rows(e, (upper, lower), target, self.shape.taps[self.plan.tap_loops :], both)
+            e = self._function(label, [PTR] * (self.problem.parts + 1))
+            *rows, target = e.args
+            self._rows(e, rows, target, self.shape.taps[self.plan.tap_loops :], last)
             self._made[label] = e.finish()
         return self._made[label]
 
     def _rows(
-        self, e: Emitter, rows: tuple[Val, Val], target: Val, taps: Sequence[Loop], both: bool
+        self, e: Emitter, rows: Sequence[Val], target: Val, taps: Sequence[Loop], last: bool
     ) -> None:
         """All turns of these taps, side by side."""
-        count = self.plan.chunk or self.plan.problem.channels
+        count = self.plan.chunk or self.problem.channels
         if not taps:
-            self._run(e, rows, target, count, both)
+            self._run(e, rows, target, count, last)
             return
         tap, *rest = taps
         count *= math.prod(loop.size for loop in rest)
         with e.loop(0, tap.size) as i:
-            upper, lower = (step(e, row, i, tap.strides[LHS] * FLOAT) for row in rows)
-            self._rows(e, (upper, lower), step(e, target, i, count * FLOAT), rest, both)
+            moved = [step(e, row, i, tap.strides[LHS] * FLOAT) for row in rows]
+            self._rows(e, moved, step(e, target, i, count * FLOAT), rest, last)
 
-    def _run(self, e: Emitter, rows: tuple[Val, Val], target: Val, count: int, both: bool) -> None:
+    def _run(self, e: Emitter, rows: Sequence[Val], target: Val, count: int, last: bool) -> None:
         """Neighbouring channels of one tap."""
-        upper, lower = rows
-        stride = self.shape.inner.strides[LHS]
-        half = self.plan.problem.channels * stride * FLOAT
+        parts, stride = self.problem.parts, self.shape.inner.strides[LHS]
+        part = self.problem.channels * stride * FLOAT
 
         def some(at: int | Val, lanes: int, limit: int | Val | None) -> None:
-            def quarter(row: Val, right: int) -> Val:
-                where = step(e, e.offset(row, right * half), at, stride * FLOAT)
+            def value(row: int, column: int) -> Val:
+                if row == parts - 1 and not last:
+                    return e.const(vector(F32, lanes), 0)
+                where = step(e, e.offset(rows[row], column * part), at, stride * FLOAT)
                 return load(e, where, f32, lanes, stride, limit)
 
-            a11, a12 = quarter(upper, 0), quarter(upper, 1)
-            zero = e.const(a11.type, 0)
-            a21, a22 = (quarter(lower, 0), quarter(lower, 1)) if both else (zero, zero)
-            add, sub = e.b.fadd, e.b.fsub
-            factors = (
-                *(add(a11, a22), add(a21, a22), a11, a22),
-                *(add(a11, a12), sub(a21, a11), sub(a12, a22)),
-            )
+            found = [[value(row, column) for column in range(parts)] for row in range(parts)]
+            factors = Sums(e.b.fadd, e.b.fsub).left(found)
             for product, factor in enumerate(factors):
                 where = step(e, e.offset(target, product * self.plan.data_plane), at, FLOAT)
                 if limit is None:
@@ -315,62 +310,59 @@ class _Parts:
         return e.finish()
 
     # -- results -----------------------------------------------------------------------------
-    def finish(self, width: int, right: int) -> ll.Function:
-        """f(sums, first, stop, v, end, result, extras...): results of pairs of rows [first, stop)
-        in vectors [v, end) of both halves, of which `right` lanes exist in the right one.
+    def finish(self, width: int, last: int) -> ll.Function:
+        """f(sums, first, stop, v, end, result, extras...): results of rows [first, stop) in vectors
+        [v, end) of all parts, of which `last` lanes exist in the last one.
 
-        `sums` are those of pair `first` and vector `v`, of panels of `width` vectors.
+        `sums` are those of row `first` and vector `v`, of panels of `width` vectors.
         """
-        label = f"finish{width}x{right}"
+        label = f"finish{width}x{last}"
         if label not in self._made:
-            self._made[label] = self._emit_finish(label, width, right)
+            self._made[label] = self._emit_finish(label, width, last)
         return self._made[label]
 
-    def _emit_finish(self, label: str, width: int, right: int) -> ll.Function:
+    def _emit_finish(self, label: str, width: int, last: int) -> ll.Function:
         tensors = [PTR] * (1 + len(self.shape.form.extras))
         e = self._function(label, [PTR] + [I64] * 4 + tensors)
         sums, first, stop, begin, end, *pointers = e.args
-        p, vector_bytes = self.plan.problem, self.plan.vector
-        with e.loop(first, stop) as pair:
-            row = step(e, sums, e.b.sub(pair, first), width * vector_bytes)
-            upper = self._row(e, pointers, pair)
-            other = e.b.add(pair, I64(p.pairs))
-            lower = self._row(e, pointers, other)
-            exists = e.b.icmp_signed("<", other, I64(p.rows))
+        p, vector_bytes = self.problem, self.plan.vector
+        with e.loop(first, stop) as number:
+            row = step(e, sums, e.b.sub(number, first), width * vector_bytes)
+            places = [e.b.add(number, I64(i * p.height)) for i in range(p.parts)]
+            rows = [self._row(e, pointers, place) for place in places]
+            exists = e.b.icmp_signed("<", places[-1], I64(p.rows))
             with e.loop(begin, end) as v:
-                at = step(e, row, e.b.sub(v, begin), vector_bytes)
-                (c11, c12), (c21, c22) = self._quarters(e, at)
-                self._store(e, upper, v, c11, c12, right)
-                if p.rows % 2:
+                *others, lowest = self._results(e, step(e, row, e.b.sub(v, begin), vector_bytes))
+                for moved, values in zip(rows, others, strict=False):
+                    self._store(e, moved, v, values, last)
+                if p.rows % p.parts:
                     with e.when(exists):
-                        self._store(e, lower, v, c21, c22, right)
+                        self._store(e, rows[-1], v, lowest, last)
                 else:
-                    self._store(e, lower, v, c21, c22, right)
+                    self._store(e, rows[-1], v, lowest, last)
         return e.finish()
 
-    def _quarters(self, e: Emitter, sums: Val) -> tuple[tuple[Val, Val], tuple[Val, Val]]:
-        p = [
+    def _results(self, e: Emitter, sums: Val) -> list[list[Val]]:
+        """A vector of each part of the results."""
+        products = (
             e.load(e.offset(sums, i * self.plan.sum_plane), self.lanes, align=self.plan.vector)
-            for i in range(PRODUCTS)
-        ]
-        add, sub = e.b.fadd, e.b.fsub
-        return (
-            (add(sub(add(p[0], p[3]), p[4]), p[6]), add(p[2], p[4])),
-            (add(p[1], p[3]), add(add(sub(p[0], p[1]), p[2]), p[5])),
+            for i in range(self.problem.products)
         )
+        return Sums(e.b.fadd, e.b.fsub).results(products, self.problem.parts)
 
     def _row(self, e: Emitter, pointers: Sequence[Val], row: Val) -> list[Val]:
         return self.epilogue.row(e, pointers, 0, row, line_of(e, self.shape, row))
 
     def _store(
-        self, e: Emitter, pointers: Sequence[Val], v: Val, left: Val, right: Val, lanes: int
+        self, e: Emitter, pointers: Sequence[Val], v: Val, values: Sequence[Val], last: int
     ) -> None:
-        """Finish and store a vector of a row's left half, and the one of its right half."""
-        half = e.b.add(v, I64(self.plan.problem.vectors))
-        count = None if lanes == self.shape.lanes else lanes
-        halves: list[tuple[Val, Val, int | None]] = [(v, left, None)]
-        halves += [(half, right, count)] if lanes else []
-        for index, value, counted in halves:
-            moved = self.epilogue.vector(e, pointers, index)
-            known = self.epilogue.row_invariant(e, moved, [counted])
-            self.epilogue.finish(e, moved, known, [value], [counted])
+        """Finish and store a row's vectors, one in each part of its columns."""
+        p = self.problem
+        for i, value in enumerate(values):
+            lanes = last if i == p.parts - 1 else p.lanes
+            if not lanes:
+                continue
+            count = None if lanes == p.lanes else lanes
+            moved = self.epilogue.vector(e, pointers, e.b.add(v, I64(i * p.vectors)))
+            known = self.epilogue.row_invariant(e, moved, [count])
+            self.epilogue.finish(e, moved, known, [value], [count])

@@ -1,15 +1,17 @@
 """How a product by Strassen's algorithm is executed, and what that costs.
 
-A work item is a block of pairs of rows times a part of the pairs of panels. The sums of quarters of
-the left operand that a block needs, and the products of a panel, should stay in L2 beside the
-weights that stream by; a deep product is cut along its depth. `cycles` weighs this.
+Rows, columns and the innermost depth are cut into 2 parts, or into 4 where Strassen's scheme is
+applied twice. A work item is a block of rows, taken from all parts alike, times some of the panels
+of columns. The sums of parts of the left operand that a block needs, and the products of a panel,
+should stay in L2 beside the weights that stream by; a deep product is cut along its depth. `cycles`
+weighs this.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,22 +19,24 @@ from tilth.cpu.isa import Isa
 from tilth.cpu.kernels import tiles
 from tilth.cpu.kernels.contraction_plan import STREAM, Shape
 from tilth.cpu.kernels.packing import conflict_free
+from tilth.cpu.kernels.strassen_scheme import PRODUCTS
 from tilth.cpu.kernels.tiles import Tiling
 
 FLOAT = 4
-PRODUCTS = 7
+LEVELS = (1, 2)  # how often the scheme may be applied
 LONGEST = 192  # products that are added up in one go, where that divides the depth: more round more
 _DEEPEST = 512  # block of the depth
 _TILINGS = 4  # whose divisions are considered
 _PARTS = (1, 4)  # parts of the panels, for each thread
-_BLOCKS = (1, 2, 4, 6, 8, 12, 20, 32)  # groups of pairs that a block of rows may have
+_BLOCKS = (1, 2, 4, 6, 8, 12, 20, 32)  # register tiles that a block of rows may have
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`rows` x 2 `taps` x `channels` times as many x `columns`, `outer` times.
+    """`taps` x `depth` channels, times as many x `columns`, for `outer` x `rows`; Strassen's scheme
+    is applied `levels` times.
 
-    `channels` are half of the innermost depth: that is what is halved, for every tap.
+    `channels` are a part of the innermost depth: that is what is cut, for every tap.
     """
 
     outer: int
@@ -41,27 +45,42 @@ class Problem:
     channels: int
     columns: int
     lanes: int
+    levels: int
 
     @property
-    def pairs(self) -> int:
-        """Rows of the upper half; the lower half may have one less."""
-        return -(-self.rows // 2)
+    def parts(self) -> int:
+        """Into which rows, columns and channels are cut."""
+        return 2**self.levels
+
+    @property
+    def products(self) -> int:
+        return PRODUCTS**self.levels
+
+    @property
+    def height(self) -> int:
+        """Rows of a part; the last one may have less."""
+        return -(-self.rows // self.parts)
 
     @property
     def vectors(self) -> int:
-        """Vectors of columns of the left half; the right half may have one less."""
-        return -(-self.columns // (2 * self.lanes))
+        """Vectors of columns of a part; the last one may have less."""
+        return -(-self.columns // (self.parts * self.lanes))
 
     @property
     def depth(self) -> int:
-        """Of each of the seven products."""
+        """Of each product."""
         return math.prod(self.taps) * self.channels
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all sums of parts of the right operand."""
+        return self.products * self.depth * self.vectors * self.lanes * FLOAT
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices: register tiles over (pairs of rows x vectors of the left half), work items, and
-    blocks of the depth: `tap_loops` leading loops over taps times chunks of the channels."""
+    """The choices: register tiles over (rows x vectors of a part), work items, and blocks of the
+    depth: `tap_loops` leading loops over taps times chunks of the channels."""
 
     problem: Problem
     tiling: Tiling
@@ -103,13 +122,13 @@ class Plan:
 
     @property
     def block_groups(self) -> int:
-        """Register tiles in the largest block of pairs, for one panel."""
+        """Register tiles in the largest block of rows, for one panel."""
         return -(-self.tiling.width.count // self.row_blocks)
 
     @property
-    def block_pairs(self) -> int:
-        """Pairs of rows in the largest block."""
-        return min(self.problem.pairs, self.block_groups * self.tiling.width.size)
+    def block_height(self) -> int:
+        """Rows of a part in the largest block."""
+        return min(self.problem.height, self.block_groups * self.tiling.width.size)
 
     @property
     def block_panels(self) -> int:
@@ -118,10 +137,11 @@ class Plan:
 
     def describe(self) -> str:
         """For reports."""
-        words = [f"strassen {self.tiling.name}"]
+        words = [f"strassen {'twice ' * (self.problem.levels - 1)}{self.tiling.name}"]
         if self.depth_blocks > 1:
             words.append(f"depth {self.problem.depth}/{self.depth_blocks}")
-        words.append(f"{self.block_pairs} pairs, items {self.row_blocks}x{self.panel_blocks}")
+        rows = f"{self.problem.parts} x {self.block_height} rows"
+        words.append(f"{rows}, items {self.row_blocks}x{self.panel_blocks}")
         return ", ".join(words)
 
     # -- bytes -------------------------------------------------------------------------------
@@ -131,18 +151,18 @@ class Plan:
 
     @property
     def data_pitch(self) -> int:
-        """From one pair's sums of the left operand to the next."""
+        """From one row of sums of the left operand to the next."""
         return conflict_free(self.depth * FLOAT)
 
     @property
     def data_plane(self) -> int:
         """From one product's sums of the left operand to the next one's."""
-        return self.block_pairs * self.data_pitch
+        return self.block_height * self.data_pitch
 
     @property
     def sum_plane(self) -> int:
         """From one product to the next, for one panel."""
-        return conflict_free(self.block_pairs * self.tiling.panels.width * self.vector)
+        return conflict_free(self.block_height * self.tiling.panels.width * self.vector)
 
     @property
     def slots(self) -> int:
@@ -151,28 +171,27 @@ class Plan:
 
     @property
     def scratch(self) -> int:
-        return PRODUCTS * (self.data_plane + self.slots * self.sum_plane)
+        return self.problem.products * (self.data_plane + self.slots * self.sum_plane)
 
     @property
     def weights(self) -> int:
-        """Bytes of the seven sums of quarters of the right operand."""
-        p = self.problem
-        return PRODUCTS * p.depth * p.vectors * self.vector
+        return self.problem.weights
 
 
-def problem_of(shape: Shape) -> Problem:
-    """Sizes of a contraction whose innermost depth is even."""
+def problem_of(shape: Shape, levels: int) -> Problem:
+    """Sizes of a contraction whose innermost depth can be cut so often."""
     return Problem(
         math.prod(loop.size for loop in shape.outer),
         shape.width.size,
         tuple(tap.size for tap in shape.taps),
-        shape.inner.size // 2,
+        shape.inner.size >> levels,
         shape.columns.size,
         shape.lanes,
+        levels,
     )
 
 
-def ranked(problem: Problem, isa: Isa, threads: int) -> list[Plan]:
+def ranked(problems: Sequence[Problem], isa: Isa, threads: int) -> list[Plan]:
     """Plans, those with the fewest estimated cycles first, from shapes and cache sizes alone."""
 
     def cost(plan: Plan) -> float:
@@ -181,11 +200,12 @@ def ranked(problem: Problem, isa: Isa, threads: int) -> list[Plan]:
         read = items * plan.block_groups * plan.weights / plan.panel_blocks
         return cycles(plan, isa, threads) + tiles.reading(isa, read)
 
-    return sorted(dict.fromkeys(_candidates(problem, isa, threads)), key=cost)
+    every = (plan for problem in problems for plan in _candidates(problem, isa, threads))
+    return sorted(dict.fromkeys(every), key=cost)
 
 
 def _candidates(problem: Problem, isa: Isa, threads: int) -> Iterator[Plan]:
-    every = tiles.candidates(isa, 1, problem.pairs, problem.vectors, fetching=True)
+    every = tiles.candidates(isa, 1, problem.height, problem.vectors, fetching=True)
     for tiling in sorted(every, key=lambda t: tiles.cost(isa, t, problem.depth))[:_TILINGS]:
         groups, panels = tiling.width.count, tiling.panels.count
         for size, cut in itertools.product((*_BLOCKS, groups), _cuts(problem)):
@@ -213,24 +233,27 @@ def _cuts(problem: Problem) -> Iterator[tuple[int, int]]:
 # -- what it costs -------------------------------------------------------------------------------
 # Fitted to 51 products and convolutions on two threads of a Zen 4, and to 30 of a Zen 3; what
 # vectors cost is divided by the FMAs that a core starts per cycle. Cycles; bytes per cycle.
-_AGAIN = 16  # bytes of weights that were read before
+_AGAIN = 16  # bytes of weights that were read before, if they are ...
+_KEPT = 16 << 20  # ... no more bytes than L3 keeps
 _HIDDEN = 0.9  # how much of the shorter of multiplying and streaming hides behind the longer
 _EARLIER = 2  # a vector of sums of the depth before: a load and a store
-_COMBINE = 14  # a vector of each quarter of two rows: 4 loads, 5 additions, 7 stores
+_COMBINE = 14  # a vector of each quarter of two rows, for one level: 4 loads, 5 additions, 7 stores
+_SECOND = 5  # times as much cost the sums of two levels as those of one
 _FAR = 32  # bytes of sums of what comes from beyond L2; of results that do not stay in L3
 _FINISH = 18  # a vector of each quarter of two results: 7 loads, 8 additions, 4 epilogues
-_ROOM = 0.6  # share of L2 that sums and products have
+_ROOM = (0.6, 0.8)  # share of L2 that sums and products have, of one level and of two
 _SPILL = 16  # bytes of what is not there, read again for each panel
 _ITEM = 400  # of a work item
 
 
 def least_cycles(problem: Problem, isa: Isa, threads: int) -> float:
     """What no plan's `cycles` are below: work that all do, in equal shares."""
-    every = tiles.candidates(isa, 1, problem.pairs, problem.vectors, fetching=True)
-    products = PRODUCTS * min(tiles.cost(isa, tiling, problem.depth) for tiling in every)
-    combine = _COMBINE / isa.fmas * problem.pairs * problem.depth / problem.lanes
-    finish = _FINISH / isa.fmas * problem.pairs * problem.vectors
-    return problem.outer * (products + combine + finish) / threads
+    every = tiles.candidates(isa, 1, problem.height, problem.vectors, fetching=True)
+    one = min(tiles.cost(isa, tiling, problem.depth) for tiling in every)
+    combine = _COMBINE / isa.fmas * problem.height * problem.depth / problem.lanes
+    finish = _FINISH / isa.fmas * problem.height * problem.vectors
+    sums = (combine + finish) * _SECOND ** (problem.levels - 1)
+    return problem.outer * (problem.products * one + sums) / threads
 
 
 def cycles(plan: Plan, isa: Isa, threads: int) -> float:
@@ -238,21 +261,22 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     p, t = plan.problem, plan.tiling
     items = math.ceil(plan.items / threads)  # of the busiest thread
     columns = min(1.0, plan.block_panels * t.panels.width / p.vectors)
-    pairs = min(p.pairs, plan.block_groups * t.width.size)
+    rows = min(p.height, plan.block_groups * t.width.size)
     vectors = columns * p.vectors
-    one = tiles.cost(isa, t, plan.depth) * plan.depth_blocks * columns * pairs / p.pairs
-    earlier = (plan.depth_blocks * plan.runs - 1) * pairs * vectors * _EARLIER / isa.fmas
-    products = items * PRODUCTS * (one + earlier)
+    one = tiles.cost(isa, t, plan.depth) * plan.depth_blocks * columns * rows / p.height
+    earlier = (plan.depth_blocks * plan.runs - 1) * rows * vectors * _EARLIER / isa.fmas
+    products = items * p.products * (one + earlier)
     reads = items * plan.weights * columns
     first = min(reads, plan.weights) / (STREAM * min(plan.row_blocks, threads))
-    stream = first + max(0, reads - plan.weights) / _AGAIN
+    stream = first + max(0, reads - plan.weights) / (_AGAIN if plan.weights <= _KEPT else STREAM)
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
-    left = PRODUCTS * pairs * p.depth * FLOAT
-    far = left / _FAR if left * p.outer * p.pairs / pairs > isa.l2 else 0
-    combine = _COMBINE / isa.fmas * pairs * p.depth / p.lanes + far
-    finish = _FINISH / isa.fmas * pairs * vectors
+    inner = _SECOND ** (p.levels - 1)
+    left = p.products * rows * p.depth * FLOAT
+    far = left / _FAR if left * p.outer * p.height / rows > isa.l2 else 0
+    combine = inner * _COMBINE / isa.fmas * rows * p.depth / p.lanes + far
+    finish = inner * _FINISH / isa.fmas * rows * vectors
     if p.outer * p.rows * p.columns * FLOAT > isa.l3_room:
-        finish += 4 * pairs * vectors * p.lanes * FLOAT / _FAR
-    beyond = max(0, plan.scratch - isa.l2 * _ROOM)
+        finish += p.parts**2 * rows * vectors * p.lanes * FLOAT / _FAR
+    beyond = max(0, plan.scratch - isa.l2 * _ROOM[p.levels - 1])
     spilled = beyond * plan.depth_blocks * plan.block_panels / _SPILL
     return beside + items * (_ITEM + combine + finish + spilled)

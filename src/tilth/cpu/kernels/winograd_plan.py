@@ -171,6 +171,7 @@ def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) 
 # -- what it costs -------------------------------------------------------------------------------
 # Fitted to measurements on two threads, with weights from memory. Cycles; bytes per cycle.
 _STREAM = 4.4  # weights, from memory or L3
+_HELD = 0.75  # of L1: larger panels of weights are not held there
 _HIDDEN = 0.8  # how much of the shorter of multiplying and streaming hides behind the longer
 _DATA = 0.1  # cycles per byte of a patch that is transformed
 _CROWDED = 1.06  # times as long are products whose sums leave at most `_FREE` registers
@@ -205,7 +206,11 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
 
 def _product(problem: Problem, tiling: Tiling, isa: Isa) -> float:
     """Estimated cycles of one product of all tiles; rows of register tiles read all weights."""
-    weights = problem.channels * problem.vectors * isa.vector_bytes * tiling.width.count
+    column = problem.channels * isa.vector_bytes
+    weights = column * problem.vectors * tiling.width.count
+    reading = tiles.reading(isa, weights)
+    if column * tiling.panels.width > _HELD * isa.l1:
+        reading += weights * isa.reread_cycles
     free = isa.registers - tiling.width.size * tiling.panels.width
     factor = _CROWDED if free <= _FREE else 1.0
-    return factor * tiles.cost(isa, tiling, problem.channels) + tiles.reading(isa, weights)
+    return factor * tiles.cost(isa, tiling, problem.channels) + reading
