@@ -9,9 +9,9 @@ of columns are rounded up.
 
 Chains of FMAs are cut after `strassen_plan.LONGEST`, so that errors are close to those of the
 direct kernel: with normally distributed data and a depth of 256, 768 and 3072 the largest is 7e-7,
-1.0e-6 and 7e-7 of the largest result (direct: 7e-7, 1.0e-6, 6e-7), applied twice 1.1e-6, 1.6e-6 and
-1.6e-6; 2e-6 is what tests allow. But the error of a result is relative to the largest of its own row
-and of the rows that this is added to, and an infinity or NaN in a row spoils all of them.
+1.0e-6 and 7e-7 of the largest result (direct: 7e-7, 1.0e-6, 6e-7), applied twice 1.1e-6, 1.6e-6
+and 1.6e-6; 2e-6 is what tests allow. But the error of a result is relative to the largest of its
+own row and of the rows that this is added to, and an infinity or NaN in a row spoils all of them.
 
 Sources: Strassen, "Gaussian Elimination is not Optimal", 1969; Huang, Smith, Henry and van de
 Geijn, "Strassen's Algorithm Reloaded", 2016.
