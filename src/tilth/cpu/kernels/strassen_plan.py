@@ -233,7 +233,7 @@ def _cuts(problem: Problem) -> Iterator[tuple[int, int]]:
 # -- what it costs -------------------------------------------------------------------------------
 # Fitted to 51 products and convolutions on two threads of a Zen 4, and to 30 of a Zen 3; what
 # vectors cost is divided by the FMAs that a core starts per cycle. Cycles; bytes per cycle.
-_AGAIN = 16  # bytes of weights that were read before, if they are ...
+_AGAIN = (16, 8)  # bytes of weights that were read before, of one level and of two, if they are ...
 _KEPT = 16 << 20  # ... no more bytes than L3 keeps
 _HIDDEN = 0.9  # how much of the shorter of multiplying and streaming hides behind the longer
 _EARLIER = 2  # a vector of sums of the depth before: a load and a store
@@ -268,7 +268,8 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     products = items * p.products * (one + earlier)
     reads = items * plan.weights * columns
     first = min(reads, plan.weights) / (STREAM * min(plan.row_blocks, threads))
-    stream = first + max(0, reads - plan.weights) / (_AGAIN if plan.weights <= _KEPT else STREAM)
+    again = _AGAIN[p.levels - 1] if plan.weights <= _KEPT else STREAM
+    stream = first + max(0, reads - plan.weights) / again
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
     inner = _SECOND ** (p.levels - 1)
     left = p.products * rows * p.depth * FLOAT
