@@ -189,7 +189,7 @@ def test_is_chosen_for_large_products_only():
     assert not chosen(3136, 64, 64)  # sums of the left operand cost more than they save
 
 
-def test_is_applied_twice_where_sums_of_weights_take_little_memory():
+def test_is_applied_twice_where_sums_of_weights_take_little_memory_and_data_are_near():
     def levels(m, k, n):
         x, w, y = (np.zeros(s, np.float32) for s in ((m, k), (k, n), (m, n)))
         operands = operand(x), operand(w, constant=True)
@@ -198,6 +198,7 @@ def test_is_applied_twice_where_sums_of_weights_take_little_memory():
 
     assert levels(196, 1024, 256) == 2
     assert levels(128, 768, 3072) == 1  # 28 MB in place of 16
+    assert levels(6272, 512, 128) == 1
 
 
 @pytest.mark.parametrize(

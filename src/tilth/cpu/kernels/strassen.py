@@ -114,10 +114,13 @@ def plans(task: Task) -> list[Plan]:
 
 
 def _problems(task: Task) -> list[Problem]:
-    """The contraction with Strassen's scheme applied once, and twice if it can and should be."""
+    """The contraction with Strassen's scheme applied once, and twice where that takes little memory
+    and what is added up is near: sums of 16 parts are slower than products where it is not."""
     shape = shape_of(task)
-    found = [problem_of(shape, n) for n in LEVELS if _uncut(shape, n) is None]
-    return [p for p in found if p.levels == 1 or p.weights <= _TWICE]
+    once, *twice = (problem_of(shape, n) for n in LEVELS if _uncut(shape, n) is None)
+    read = once.outer * once.rows * (math.prod(once.taps) * shape.inner.size + once.columns) * FLOAT
+    near = read <= task.isa.l3_room
+    return [once, *(p for p in twice if near and p.weights <= _TWICE)]
 
 
 def unsuitable(task: Task, levels: int = 1) -> str | None:

@@ -198,7 +198,9 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     resident = part if again and part <= isa.l2 // 2 else 0
     spilled = max(0, plan.scratch + resident - isa.l2 * isa.l2_room) / _SPILL
     spilled += max(0, plan.scratch - isa.l3_room) / _FARTHER
-    products = share * elements * _product(p, plan.tiling, isa)
+    products = (
+        share * elements * (_product(p, plan.tiling, isa) + (0 if again else _reread(plan, isa)))
+    )
     stream = (items - again if resident else items) * part / _STREAM
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
     return items * (_ITEM + 2 * spilled) + transforms + beside
@@ -206,11 +208,16 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
 
 def _product(problem: Problem, tiling: Tiling, isa: Isa) -> float:
     """Estimated cycles of one product of all tiles; rows of register tiles read all weights."""
-    column = problem.channels * isa.vector_bytes
-    weights = column * problem.vectors * tiling.width.count
-    reading = tiles.reading(isa, weights)
-    if column * tiling.panels.width > _HELD * isa.l1:
-        reading += weights * isa.reread_cycles
+    weights = problem.channels * problem.vectors * isa.vector_bytes * tiling.width.count
     free = isa.registers - tiling.width.size * tiling.panels.width
     factor = _CROWDED if free <= _FREE else 1.0
-    return factor * tiles.cost(isa, tiling, problem.channels) + reading
+    return factor * tiles.cost(isa, tiling, problem.channels) + tiles.reading(isa, weights)
+
+
+def _reread(plan: Plan, isa: Isa) -> float:
+    """Estimated cycles of a product that register tiles lose to reading weights from L2 again while
+    others come from memory, where L1 does not hold a panel of them."""
+    p, panels = plan.problem, plan.tiling.panels
+    column = p.channels * isa.vector_bytes
+    held = column * panels.width <= _HELD * isa.l1
+    return 0.0 if held else column * p.vectors * plan.tiling.width.count * isa.reread_cycles
