@@ -33,10 +33,10 @@ _BLOCKS = (1, 2, 4, 6, 8, 12, 20, 32)  # register tiles that a block of rows may
 
 @dataclass(frozen=True)
 class Problem:
-    """`taps` x `depth` channels, times as many x `columns`, for `outer` x `rows`; Strassen's scheme
-    is applied `levels` times.
+    """`rows` x the depth, times the depth x `columns`, `outer` times; Strassen's scheme is applied
+    `levels` times.
 
-    `channels` are a part of the innermost depth: that is what is cut, for every tap.
+    The depth is that of `taps`, times `parts` of `channels`: that is what is cut, for every tap.
     """
 
     outer: int
