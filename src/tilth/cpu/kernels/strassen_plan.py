@@ -231,8 +231,9 @@ def _cuts(problem: Problem) -> Iterator[tuple[int, int]]:
 
 
 # -- what it costs -------------------------------------------------------------------------------
-# Fitted to 51 products and convolutions on two threads of a Zen 4, and to 30 of a Zen 3; what
-# vectors cost is divided by the FMAs that a core starts per cycle. Cycles; bytes per cycle.
+# Fitted to 51 products and convolutions on two threads of a Zen 4, and to 30 of a Zen 3, with two
+# levels to 14 of a Zen 4; what vectors cost is divided by the FMAs that a core starts per cycle.
+# Cycles; bytes per cycle.
 _AGAIN = (16, 8)  # bytes of weights that were read before, of one level and of two, if they are ...
 _KEPT = 16 << 20  # ... no more bytes than L3 keeps
 _HIDDEN = 0.9  # how much of the shorter of multiplying and streaming hides behind the longer

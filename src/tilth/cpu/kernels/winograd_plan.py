@@ -198,9 +198,8 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     resident = part if again and part <= isa.l2 // 2 else 0
     spilled = max(0, plan.scratch + resident - isa.l2 * isa.l2_room) / _SPILL
     spilled += max(0, plan.scratch - isa.l3_room) / _FARTHER
-    products = (
-        share * elements * (_product(p, plan.tiling, isa) + (0 if again else _reread(plan, isa)))
-    )
+    product = _product(p, plan.tiling, isa) + (0 if again else _reread(plan, isa))
+    products = share * elements * product
     stream = (items - again if resident else items) * part / _STREAM
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
     return items * (_ITEM + 2 * spilled) + transforms + beside
