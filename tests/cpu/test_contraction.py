@@ -210,7 +210,18 @@ def _any_plan(draw, shape, isa, constant):
     )
     if draw(st.booleans()):
         return replace(plan, chunk=4 * draw(st.integers(1, 5)), tap_loops=len(shape.taps))
+    if constant and not shape.taps:
+        return replace(plan, streams=draw(st.sampled_from([1, 2, 5])))
     return replace(plan, tap_loops=draw(st.integers(0, len(shape.taps))))
+
+
+def test_weights_that_are_used_once_are_read_in_four_places_at_a_time():
+    body = body_of(matmul, (1, 4096), (4096, 1000))
+    x, w, y = (operand(np.empty(v.shape, np.float32)) for v in (*body.inputs, body.outputs[0]))
+    for isa in ISAS.values():
+        shape = contraction_plan.shape_of(canonicalise(Task(body, (x, w), (y,), isa, 2)), isa)
+        assert contraction_plan.choose(shape, True, isa, 2).streams == 4
+        assert contraction_plan.choose(shape, False, isa, 2).streams == 1
 
 
 def test_tiles_of_small_maps_run_through_their_lines():

@@ -66,6 +66,8 @@ class Geometry:
     def runs(self) -> Runs | None:
         """How a block's products are added up in short runs; None when they are in one go."""
         sizes = [*(t.size for t in self.inner_taps), self.chunk]
+        if self.plan.streams > 1:
+            sizes = [self.shape.inner.size // self.plan.streams, self.plan.streams]
         return cut(sizes, self.plan.run) if self.plan.run else None
 
     # -- rows --------------------------------------------------------------------------------

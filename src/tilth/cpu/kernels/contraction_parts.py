@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import llvmlite.ir as ll
 
@@ -109,6 +110,8 @@ class Parts:
         self._fetch_results(e, tensors, (th, tw, vectors), block, lines)
         if g.shape.form.depth:
             left, right, taps, inner = self._streams(e, (th, tw, vectors), last, lines)
+            if g.plan.streams > 1:
+                (taps, inner), trips = _in_turn(inner, g.plan.streams), g.plan.streams
             pace = g.pace if ahead else None
             parts = (e, left, right, [lhs, rhs, *ahead], taps, inner, trips, accs)
             if g.runs is None:
@@ -216,3 +219,9 @@ class Parts:
             for tap, a, b in zip(shape.taps, g.lhs_taps(), rhs_taps, strict=True)
         ]
         return left, right, taps[plan.tap_loops :], Depth(shape.inner.size, lhs_inner, rhs_inner)
+
+
+def _in_turn(depth: Depth, streams: int) -> tuple[list[Depth], Depth]:
+    """Loops over a depth that read it in so many places in turn."""
+    length = depth.size // streams
+    return [replace(depth, size=length)], Depth(streams, length * depth.lhs, length * depth.rhs)

@@ -30,6 +30,7 @@ _REMOTE = 4  # bytes per cycle that it reads from what other cores wrote
 _EVEN = 1.01  # of an equal share, that the busiest thread may have
 _ROWS = 64  # that a block has at least, where weights are read once per block of rows
 _FEW_ROWS = 4  # that wait for weights, so that sums in runs, which round less, cost no time
+_STREAMS = 4  # of weights that are read once: more of their pages are fetched at a time
 _DEEP = 64  # depth from which a tile's results can be fetched while it is computed
 _MOST_TILINGS = 12  # that a tuner may try
 _WRAP = 3  # cycles per row of a tile to find where it lies, if rows are counted through lines
@@ -48,7 +49,8 @@ class Plan:
     loop over finished tiles. `fetch_ahead` brings the next block of packed weights into L2 while
     this one is used, `fetch_results` the lines of a tile's results while it is computed. `run`, if
     not 0, is about how many products are added up in one go before such sums are added pairwise.
-    `flat`: tiles are of rows counted through all lines of a map, see `Shape`.
+    `flat`: tiles are of rows counted through all lines of a map, see `Shape`. A tile reads
+    weights in `streams` places of a depth that is one loop, and one block, in turn.
     """
 
     tiling: Tiling
@@ -66,6 +68,7 @@ class Plan:
     fetch_results: bool = False
     run: int = 0
     flat: bool = False
+    streams: int = 1
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,7 @@ def _tiling_cost(
 def _around(tiling: Tiling, shape: Shape, rhs_is_constant: bool, isa: Isa, threads: int) -> Plan:
     """The plan for these register tiles."""
     one_tile = tiling.height.count * tiling.width.count == 1  # panels are used only once
+    fetching = _fetching(shape, rhs_is_constant, isa)
     chunk, tap_loops = (0, 0) if one_tile else _depth_block(shape, _l2_depth(shape, tiling, isa))
     depth_outside = bool(chunk) and _too_deep(shape, isa)
     rhs = _rhs_mode(shape, tiling, rhs_is_constant, isa)
@@ -232,11 +236,17 @@ def _around(tiling: Tiling, shape: Shape, rhs_is_constant: bool, isa: Isa, threa
         panels_first=panel_blocks % threads == 0 and not shared,
         interleaved=shared,
         deferred=_epilogue_weight(shape) > _HEAVY_EPILOGUE,
-        fetch_ahead=_fetching(shape, rhs_is_constant, isa) and not one_tile,
+        fetch_ahead=fetching and not one_tile,
         fetch_results=shape.columns.strides[RESULT] == 1 and shape.form.depth >= _DEEP,
         run=RUN if shape.rows <= _FEW_ROWS and shape.form.accumulator.is_float else 0,
         flat=shape.flat,
+        streams=_STREAMS if fetching and one_tile and _even(shape, _STREAMS) else 1,
     )
+
+
+def _even(shape: Shape, streams: int) -> bool:
+    """Is the depth one loop that so many streams share evenly?"""
+    return not shape.taps and shape.inner.size % streams == 0
 
 
 def by_rows(shape: Shape, rhs_is_constant: bool, isa: Isa) -> Plan:
@@ -269,6 +279,8 @@ def _variations(plan: Plan, shape: Shape, rhs_is_constant: bool, threads: int) -
         yield replace(plan, fetch_ahead=not plan.fetch_ahead)
     elif shape.columns.strides[RHS] == 1:
         yield replace(plan, rhs="direct" if plan.rhs == "copied" else "copied")
+    if plan.streams > 1:
+        yield replace(plan, streams=1)
     if plan.chunk:
         yield replace(plan, chunk=-(-plan.chunk // 8) * 4)
         yield replace(plan, depth_outside=not plan.depth_outside)
