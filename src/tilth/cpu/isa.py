@@ -26,6 +26,7 @@ class Isa:
     or of a vector, costs beside them, those from an FMA to one that adds to its result, with what
     the scheduler needs, those that a byte of weights costs which L1 does not hold until it is read
     again, and the share of L2 and the bytes of L3 that a thread's data have beside what streams by.
+    Where `strassen` is set, adding vectors up costs little enough for Strassen's scheme to pay.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Isa:
     reread_cycles: float = 0.0
     l2_room: float = 0.5
     l3_room: int = 6 << 20
+    strassen: bool = True
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
     byte_dot: str = ""  # LLVM's name of: i32 lanes += sums of four products u8 * i8; "": none
     bf16_tiles: bool = False  # a matrix unit multiplies 16x32 by 32x16 bf16 (AMX)
@@ -94,8 +96,10 @@ _AVX512 = Isa(
     l1_ways=12,
     l2=1 << 20,
     reached=0.85,
+    hidden=0.6,
     broadcast_cycles=0.18,
     vector_cycles=0.16,
+    strassen=False,
     broadcast_operand=True,
 )
 _NEON = Isa("neon", _ARM, "generic", "+neon", lanes=4, registers=32, fma=True, l1=64 << 10)
@@ -114,9 +118,11 @@ _CORES: dict[tuple[str, str], dict[str, Any]] = {
     ("avx512", "znver4"): {
         "fmas": 1,
         "reached": 0.96,
+        "hidden": 0.3,
         "broadcast_cycles": 0.09,
         "vector_cycles": 0.08,
         "reread_cycles": 0.007,
+        "strassen": True,
     },
 }
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernels.contraction_form import Contraction
 from tilth.cpu.kernels.matrix_unit import DEPTH, ROWS
-from tilth.cpu.kernels.split_bf16_plan import PANEL, Plan, Problem, problem_of
+from tilth.cpu.kernels.split_bf16_plan import PANEL, SUMS, Plan, Problem, problem_of
 
 _MOST_DEPTHS = 4  # parts of the depth
 _SHARES = (3 / 16, 3 / 8, 3 / 4)  # of L2 that lines may take
@@ -37,23 +37,23 @@ def _candidates(problem: Problem, constant: bool, isa: Isa, threads: int) -> Ite
                     yield replace(plan, plain=True)
 
 
-# Fitted to measurements on two threads; cycles, and bytes per cycle.
-_PRODUCT = 6 * 16 * 1.15  # of one tile by another: six products, and what stalls them
-_LONE = 1.4  # times that for a tile without another one above or below it
-_SPLIT = 12.0  # to split 32 elements of a line
-_FETCH = 80.0  # ... that another core has written
-_RUN = 5.0  # to find the elements of a tap that a line holds
-_PAIRS = 240.0  # to split a step of a plain panel
-_SLICE = 170.0  # of a product that does so
+# Fitted to 2,400 plans of 216 contractions on two threads; cycles, and bytes per cycle.
+_PRODUCT = 6 * 16 * 1.2  # of one tile by another: six products, and what stalls them
+_LONE = 1.75  # times that for a tile without another one above or below it
+_SPLIT = 15.0  # to split 32 elements of a line
+_FETCH = 50.0  # ... that another core has written
+_RUN = 1.0  # to find the elements of a tap that a line holds
+_PAIRS = 320.0  # to split a step of a plain panel
+_SLICE = 145.0  # of a product that does so
 _FINISH = 11.0  # to finish a vector of the result
-_BESIDE = 0.4  # how much of such work hides behind products
-_WAIT = 150.0  # to store and load a tile of sums that waits
-_ITEM = 330.0
+_BESIDE = 0.28  # how much of such work hides behind products
+_WAIT = 64.0  # to store and load a tile of sums that waits
+_ITEM = 165.0
 _STREAM = 3.7  # packed weights from beyond L2 as tiles
 _STREAM_PLAIN = 4.2  # ... as vectors
-_EXPOSED = 0.7  # how much of the shorter of computing and streaming the longer does not hide
-_ROOM = 0.45  # share of L2 that may be counted on
-_SPILL = 11.0  # what of lines and panels is not there
+_EXPOSED = 0.735  # how much of the shorter of computing and streaming the longer does not hide
+_ROOM = 0.51  # share of L2 that may be counted on
+_SPILL = 17.0  # what of lines and panels is not there
 
 
 def cycles(plan: Plan, isa: Isa, threads: int) -> float:
@@ -63,7 +63,8 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     columns, panels = (n / plan.panel_blocks for n in (p.column_tiles, p.panels))
     products = p.steps * columns * (pairs * PANEL + lone * _LONE) * _PRODUCT
 
-    by_columns = plan.row_blocks * math.prod(loop.size for loop in p.outer) < threads
+    outer = math.prod(loop.size for loop in p.outer)
+    by_columns = plan.row_blocks * outer < threads
     per_step = _SPLIT + _FETCH / 2 * by_columns  # half of the lines are another thread's
     split = plan.lines * (p.line_steps * per_step + p.runs * _RUN)
     beside = plan.block_tiles * ROWS * columns * _FINISH
@@ -76,10 +77,12 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
         split += panels * p.steps * DEPTH * _SPLIT
     waiting = (plan.depth_blocks - 1) * plan.block_tiles * columns * _WAIT
 
-    held, room = plan.lines * plan.pitch + plan.panels_held, isa.l2 * _ROOM
+    passing = plan.tensors * plan.block_tiles * ROWS * SUMS  # of results, for each panel
+    held, room = plan.lines * plan.pitch + plan.panels_held + passing, isa.l2 * _ROOM
     spilled = panels * max(0.0, held - room) / _SPILL
     computing = items * (products + split + (1 - _BESIDE) * beside + waiting + spilled + _ITEM)
     weights = plan.right / plan.panel_blocks * plan.constant
-    turns = 1 if weights + held <= room else items
+    parts = items if outer > 1 else min(items, plan.panel_blocks)  # that differ
+    turns = parts if parts * weights + held <= room else items
     stream = turns * weights / (_STREAM_PLAIN if plan.plain else _STREAM)
     return max(computing, stream) + _EXPOSED * min(computing, stream)

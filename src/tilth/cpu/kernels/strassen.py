@@ -88,9 +88,9 @@ def lower(task: Task, plan: Plan | None = None) -> Kernel:
 
 
 def cycles(task: Task, below: float = math.inf) -> float:
-    """Estimated cycles, and some for the memory that it takes; infinite where it cannot run or is
-    not below so many."""
-    if unsuitable(task):
+    """Estimated cycles, and some for the memory that it takes; infinite where it cannot run, does
+    not pay, or is not below so many."""
+    if not task.isa.strassen or unsuitable(task):
         return math.inf
     isa, threads = task.isa, task.threads
     least = min(strassen_plan.least_cycles(p, isa, threads) for p in _problems(task))
