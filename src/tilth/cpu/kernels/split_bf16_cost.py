@@ -37,23 +37,24 @@ def _candidates(problem: Problem, constant: bool, isa: Isa, threads: int) -> Ite
                     yield replace(plan, plain=True)
 
 
-# Fitted to 2,400 plans of 216 contractions on two threads; cycles, and bytes per cycle.
-_PRODUCT = 6 * 16 * 1.2  # of one tile by another: six products, and what stalls them
-_LONE = 1.75  # times that for a tile without another one above or below it
-_SPLIT = 15.0  # to split 32 elements of a line
-_FETCH = 50.0  # ... that another core has written
+# Fitted to 2,900 plans of 271 contractions on two threads; cycles, and bytes per cycle.
+_PRODUCT = 6 * 16 * 1.32  # of one tile by another: six products, and what stalls them
+_LONE = 1.3  # times that for a tile without another one above or below it
+_SPLIT = 20.6  # to split 32 elements of a line
+_FETCH = 27.0  # ... that another core has written
 _RUN = 1.0  # to find the elements of a tap that a line holds
-_PAIRS = 320.0  # to split a step of a plain panel
-_SLICE = 145.0  # of a product that does so
-_FINISH = 11.0  # to finish a vector of the result
-_BESIDE = 0.28  # how much of such work hides behind products
-_WAIT = 64.0  # to store and load a tile of sums that waits
+_PAIRS = 192.0  # to split a step of a plain panel
+_SLICE = 87.0  # of a product that does so
+_FINISH = 8.8  # to finish a vector of the result
+_BESIDE = 0.35  # how much of such work hides behind products
+_WAIT = 80.0  # to store and load a tile of sums that waits
+_FAR = 250.0  # ... beyond L2
 _ITEM = 165.0
-_STREAM = 3.7  # packed weights from beyond L2 as tiles
+_STREAM = 4.1  # packed weights from beyond L2 as tiles
 _STREAM_PLAIN = 4.2  # ... as vectors
 _EXPOSED = 0.735  # how much of the shorter of computing and streaming the longer does not hide
 _ROOM = 0.51  # share of L2 that may be counted on
-_SPILL = 17.0  # what of lines and panels is not there
+_SPILL = 10.2  # what of lines and panels is not there
 
 
 def cycles(plan: Plan, isa: Isa, threads: int) -> float:
@@ -75,10 +76,11 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
         products += panels * (pairs + lone) * plan.depth_blocks * _SLICE
     if not plan.constant:
         split += panels * p.steps * DEPTH * _SPLIT
-    waiting = (plan.depth_blocks - 1) * plan.block_tiles * columns * _WAIT
 
     passing = plan.tensors * plan.block_tiles * ROWS * SUMS  # of results, for each panel
     held, room = plan.lines * plan.pitch + plan.panels_held + passing, isa.l2 * _ROOM
+    wait = _WAIT + _FAR * (plan.waiting > room)
+    waiting = (plan.depth_blocks - 1) * plan.block_tiles * columns * wait
     spilled = panels * max(0.0, held - room) / _SPILL
     computing = items * (products + split + (1 - _BESIDE) * beside + waiting + spilled + _ITEM)
     weights = plan.right / plan.panel_blocks * plan.constant
