@@ -5,7 +5,8 @@ usage: operators.py [--only NAME] [--threads 2] [--json FILE]
 Each case is an ONNX model of one operator, compiled as any model is; its main kernel's time comes
 from `Executable.profile`. The limit is a loop of fused multiply-adds, run between the cases so
 that both see the same clock; what the inner loop of products reaches of it, with all operands in
-L1, is told, too. All are counted as direct ones, so Winograd and Strassen may pass 100 %.
+L1, is told, too. All are counted as direct ones, so Winograd's and Strassen's algorithms may
+pass 100 %.
 """
 
 from __future__ import annotations

@@ -156,12 +156,13 @@ class Model:
         code for the latest `variants` shapes.
 
         `threads` 0 means all cores this process may use. `precision="exact"` forbids kernels that
-        round differently from the plain definition (Winograd's convolutions, Strassen's products,
-        f32 split into bf16 parts for a matrix unit). `progress` is called with the name of each
-        stage. `buckets` gives sizes that a symbol is padded to, and `padding` the values that
-        inputs are padded with (0 if not said); that is right only where what is added changes
-        nothing before it (see `tilth.onnx.buckets`). `tune` times a few ways to compute each matrix
-        product and convolution, and remembers the fastest; without it, compiling is deterministic.
+        round differently from the plain definition (Winograd's convolutions and inner product,
+        Strassen's products, f32 split into bf16 parts for a matrix unit). `progress` is called with
+        the name of each stage. `buckets` gives sizes that a symbol is padded to, and `padding` the
+        values that inputs are padded with (0 if not said); that is right only where what is added
+        changes nothing before it (see `tilth.onnx.buckets`). `tune` times a few ways to compute
+        each matrix product and convolution, and remembers the fastest; without it, compiling is
+        deterministic.
 
         Raises InputError, DeviceError, UnsupportedError (listing everything missing), CompileError.
         """

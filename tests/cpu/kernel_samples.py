@@ -14,7 +14,7 @@ from kernel_check import body_of, random_array
 from tilth.cpu.harness import operand
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernel import Kernel, Lower, Task
-from tilth.cpu.kernels import FUSION_KINDS, OPS, strassen, winograd
+from tilth.cpu.kernels import FUSION_KINDS, OPS, inner_product, strassen, winograd
 from tilth.ir.graph import Graph, Value, make_input
 from tilth.ir.interpreter import interpret
 from tilth.ir.ops import op
@@ -54,7 +54,7 @@ class Sample:
 def sample(name: str, build: Build, *inputs: np.ndarray, **about) -> Sample:
     types = tuple(TensorType(dtype_of(x.dtype), x.shape) for x in inputs)
     lower = _LOWER[name.partition(":")[0]]
-    if lower in (*FUSION_KINDS.values(), strassen.lower, winograd.lower):
+    if lower in (*FUSION_KINDS.values(), *_PRODUCTS.values()):
         return Sample(name, lower, body_of(build, *types), inputs, **about)
     values = tuple(make_input(t, f"x{i}") for i, t in enumerate(types))
     results = build(*values)
@@ -62,7 +62,12 @@ def sample(name: str, build: Build, *inputs: np.ndarray, **about) -> Sample:
     return Sample(name, lower, body, inputs, **about)
 
 
-_LOWER = {**FUSION_KINDS, **OPS, "strassen": strassen.lower, "winograd": winograd.lower}
+_PRODUCTS = {
+    "inner product": inner_product.lower,
+    "strassen": strassen.lower,
+    "winograd": winograd.lower,
+}
+_LOWER = {**FUSION_KINDS, **OPS, **_PRODUCTS}
 
 
 def array(*shape: int, dtype: DType = f32) -> np.ndarray:
@@ -206,6 +211,7 @@ def contractions() -> Iterator[Sample]:
         *(array(1, 11, 13, 16), array(3, 3, 4, 24)),
         **about,
     )
+    yield sample("inner product", dot, array(23, 64), array(64, 80), **about)
     yield sample("strassen", dot, array(23, 64), array(64, 80), **about)
     yield sample("winograd", convolution, array(1, 14, 14, 32), array(3, 3, 32, 40), **about)
 

@@ -14,7 +14,13 @@ from tilth.cpu.choices import MOST, candidates, lower
 from tilth.cpu.harness import aligned, operand
 from tilth.cpu.isa import host_isa
 from tilth.cpu.kernel import Task
-from tilth.cpu.kernels import contraction_plan, split_bf16_plan, strassen_plan, winograd_plan
+from tilth.cpu.kernels import (
+    contraction_plan,
+    inner_product_plan,
+    split_bf16_plan,
+    strassen_plan,
+    winograd_plan,
+)
 from tilth.cpu.target import CpuTarget
 from tilth.cpu.tuner import Trial, Tuner, measure
 from tilth.ir.graph import Graph, make_constant, make_input
@@ -101,8 +107,8 @@ def test_candidates_are_few_and_distinct():
     found = candidates(CONVOLUTION)
     assert len(found) == len(set(found)) <= MOST
     tiles = {split_bf16_plan.Plan} if host_isa().bf16_tiles else set()
-    always = {contraction_plan.Plan, strassen_plan.Plan, winograd_plan.Plan}
-    assert {type(c) for c in found} == always | tiles
+    products = {inner_product_plan.Plan, strassen_plan.Plan, winograd_plan.Plan}
+    assert {type(c) for c in found} == {contraction_plan.Plan} | products | tiles
 
 
 def test_exact_leaves_no_choice(fastest):

@@ -1,8 +1,8 @@
 """How a contraction can be computed: the choices worth considering, best first by estimate.
 
-A choice is the plan of an algorithm: direct, Strassen's, Winograd's, or split bf16. What is
-compiled takes the first one, from shapes and cache sizes alone; a tuner times some of the others,
-too (see `tuner`).
+A choice is the plan of an algorithm: direct, Winograd's convolution, his inner product,
+Strassen's, or split bf16. What is compiled takes the first one, from shapes and cache sizes alone;
+a tuner times some of the others, too (see `tuner`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from tilth.cpu.kernel import Kernel, Task
 from tilth.cpu.kernels import (
     contraction,
     contraction_plan,
+    inner_product,
+    inner_product_plan,
     split_bf16,
     split_bf16_plan,
     strassen,
@@ -25,7 +27,13 @@ from tilth.cpu.kernels import (
 )
 from tilth.cpu.kernels.space import body_key
 
-Choice = contraction_plan.Plan | winograd_plan.Plan | strassen_plan.Plan | split_bf16_plan.Plan
+Choice = (
+    contraction_plan.Plan
+    | winograd_plan.Plan
+    | inner_product_plan.Plan
+    | strassen_plan.Plan
+    | split_bf16_plan.Plan
+)
 MOST = 30  # candidates
 
 
@@ -50,6 +58,7 @@ _ALGORITHMS: dict[type, Algorithm] = {  # by their plans; the quickest to weigh 
     contraction_plan.Plan: contraction,
     split_bf16_plan.Plan: split_bf16,
     winograd_plan.Plan: winograd,
+    inner_product_plan.Plan: inner_product,
     strassen_plan.Plan: strassen,
 }
 

@@ -26,7 +26,8 @@ class Isa:
     or of a vector, costs beside them, those from an FMA to one that adds to its result, with what
     the scheduler needs, those that a byte of weights costs which L1 does not hold until it is read
     again, and the share of L2 and the bytes of L3 that a thread's data have beside what streams by.
-    Where `strassen` is set, adding vectors up costs little enough for Strassen's scheme to pay.
+    Where `adds_beside` is set, units of their own add vectors up beside the FMAs, at their pace;
+    where `strassen` is, adding up costs little enough for Strassen's scheme to pay.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Isa:
     reread_cycles: float = 0.0
     l2_room: float = 0.5
     l3_room: int = 6 << 20
+    adds_beside: bool = False
     strassen: bool = True
     broadcast_operand: bool = False  # FMA can take a scalar in memory, broadcast for free
     byte_dot: str = ""  # LLVM's name of: i32 lanes += sums of four products u8 * i8; "": none
@@ -122,7 +124,7 @@ _CORES: dict[tuple[str, str], dict[str, Any]] = {
         "broadcast_cycles": 0.09,
         "vector_cycles": 0.08,
         "reread_cycles": 0.007,
-        "strassen": True,
+        "adds_beside": True,
     },
 }
 
