@@ -56,12 +56,13 @@ def arrays(seed, *shapes):
     return [rng.standard_normal(s).astype(np.float32) for s in shapes]
 
 
-def with_transform(transform, **changes):
-    """`lower` with a plan for this transform."""
+def with_transform(transform, paired=False, **changes):
+    """`lower` with a plan for this transform, whose products are `paired` or not."""
 
     def lower(task):
-        problem = winograd.problem_of(task)
-        plan, *_ = winograd_plan.ranked(problem, task.isa, task.threads, [transform])
+        problem, isa = winograd.problem_of(task), replace(task.isa, adds_beside=True)
+        plans = winograd_plan.ranked(problem, isa, task.threads, [transform])
+        plan = next(plan for plan in plans if plan.paired == paired)
         return winograd.lower(task, replace(plan, **changes))
 
     return lower
@@ -74,6 +75,7 @@ transforms = st.sampled_from(TRANSFORMS)
 @settings(max_examples=40, deadline=None)
 @given(
     transform=transforms,
+    paired=st.booleans(),
     batch=st.integers(1, 3),
     height=st.integers(1, 14),
     width=st.integers(1, 14),
@@ -82,37 +84,49 @@ transforms = st.sampled_from(TRANSFORMS)
     layout=layouts,
     out=layouts,
 )
-def test_any_shape_and_layout(transform, batch, height, width, c, k, layout, out):
+def test_any_shape_and_layout(transform, paired, batch, height, width, c, k, layout, out):
     stride = transform.stride
     shapes = (batch, pixels(height, stride), pixels(width, stride), c), (3, 3, c, k), (k,)
     body = body_of(partial(bias_relu, stride=stride), *shapes)
     check(
-        *(with_transform(transform), body, arrays(c, *shapes)),
+        *(with_transform(transform, paired), body, arrays(c, *shapes)),
         *([layout, "dense", "dense"], out, TOLERANCE),
         constants=(1,),
     )
 
 
 @settings(max_examples=12, deadline=None)
-@given(transform=transforms, height=st.integers(1, 9), k=channels, layout=layouts, out=layouts)
-def test_epilogue_with_operands_of_the_result_shape(transform, height, k, layout, out):
+@given(
+    transform=transforms,
+    paired=st.booleans(),
+    height=st.integers(1, 9),
+    k=channels,
+    layout=layouts,
+    out=layouts,
+)
+def test_epilogue_with_operands_of_the_result_shape(transform, paired, height, k, layout, out):
     stride = transform.stride
     x = (2, pixels(height, stride), pixels(8, stride), 16)
     shapes = x, (3, 3, 16, k), (k,), (2, height, 8, k)
     body = body_of(partial(residual, stride=stride), *shapes)
     check(
-        *(with_transform(transform), body, arrays(k, *shapes)),
+        *(with_transform(transform, paired), body, arrays(k, *shapes)),
         *(["dense", "dense", "dense", layout], out, TOLERANCE),
         constants=(1,),
     )
 
 
 @settings(max_examples=8, deadline=None)
-@given(transform=transforms, tile_blocks=st.integers(1, 3), panel_blocks=st.integers(1, 3))
-def test_any_division_into_work_items(transform, tile_blocks, panel_blocks):
+@given(
+    transform=transforms,
+    paired=st.booleans(),
+    tile_blocks=st.integers(1, 3),
+    panel_blocks=st.integers(1, 3),
+)
+def test_any_division_into_work_items(transform, paired, tile_blocks, panel_blocks):
     stride = transform.stride
     shapes = (2, pixels(13, stride), pixels(10, stride), 24), (3, 3, 24, 170), (170,)
-    lower = with_transform(transform, tile_blocks=tile_blocks, panel_blocks=panel_blocks)
+    lower = with_transform(transform, paired, tile_blocks=tile_blocks, panel_blocks=panel_blocks)
     check(
         *(lower, body_of(partial(bias_relu, stride=stride), *shapes), arrays(0, *shapes)),
         tolerance=TOLERANCE,
@@ -131,10 +145,11 @@ def test_result_in_place_of_a_residual_operand():
     np.testing.assert_array_equal(in_place, apart)
 
 
+@pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize(
     ("transform", "bound"), [(F4, 1e-5), (F2, 2e-6), (F4_STRIDED, 5e-6), (F2_STRIDED, 2e-6)]
 )
-def test_error_against_float64(transform, bound):
+def test_error_against_float64(transform, bound, paired):
     """Relative to the largest result, for normally distributed data and 512 channels."""
     n, stride = pixels(12, transform.stride), transform.stride
     x, w = arrays(2, (1, n, n, 512), (3, 3, 512, 32))
@@ -147,8 +162,8 @@ def test_error_against_float64(transform, bound):
     result = np.empty((1, 12, 12, 32), np.float32)
     body = body_of(partial(convolution, strides=(stride, stride)), x.shape, w.shape)
     operands = operand(x), operand(w, constant=True)
-    kernel = with_transform(transform)(Task(body, operands, (operand(result),), host_isa(), 1))
-    CompiledKernel(kernel)([x, w], [result])
+    task = Task(body, operands, (operand(result),), host_isa(), 1)
+    CompiledKernel(with_transform(transform, paired)(task))([x, w], [result])
     assert np.abs(result - exact).max() <= bound * np.abs(exact).max()
 
 

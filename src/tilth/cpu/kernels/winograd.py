@@ -14,6 +14,7 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 201
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import llvmlite.ir as ll
@@ -24,6 +25,7 @@ from tilth.cpu.kernel import Kernel, Packed, Task, once
 from tilth.cpu.kernels import winograd_emit, winograd_plan
 from tilth.cpu.kernels.contraction_form import as_written
 from tilth.cpu.kernels.contraction_plan import Shape
+from tilth.cpu.kernels.inner_product_rows import Columns
 from tilth.cpu.kernels.space import body_key, require_dtypes, touched_bytes
 from tilth.cpu.kernels.winograd_plan import Plan, Problem
 from tilth.cpu.kernels.winograd_transform import weights_of
@@ -127,20 +129,29 @@ def problem_of(task: Task) -> Problem:
 
 def pack(place: np.ndarray, weights: np.ndarray, plan: Plan) -> None:
     """Write transformed weights as [part][factor][panel][input channel][output channel of the
-    panel], where a part are the panels of one work item."""
+    panel], where a part are the panels of one work item; those of paired products in strips."""
     transformed = weights_of(plan.transform, weights)
-    factors, channels, filters = transformed.shape
-    lanes, panels = plan.problem.lanes, plan.tiling.panels
-    place, done = place.view(np.float32), 0
+    factors, rows, lanes = len(transformed), plan.rows_of_weights, plan.problem.lanes
+    write = Columns(transformed).strip if plan.paired else _panel_writer(transformed)
+    panels, place, done = plan.tiling.panels, place.view(np.float32), 0
     for part in range(plan.panel_blocks):
         first, stop = (panels.count * p // plan.panel_blocks for p in (part, part + 1))
         begin, end = (min(p * panels.width, panels.vectors) * lanes for p in (first, stop))
-        size = factors * channels * (end - begin)
+        size = factors * rows * (end - begin)
         packed = place[done : done + size].reshape(factors, -1)
         done += size
         for start in range(begin, end, panels.width * lanes):
             width = min(panels.width * lanes, end - start)
-            at = channels * (start - begin)
-            panel = packed[:, at : at + channels * width].reshape(factors, channels, width)
-            panel[:, :, : filters - start] = transformed[:, :, start : start + width]
-            panel[:, :, filters - start :] = 0
+            panel = packed[:, rows * (start - begin) :][:, : rows * width]
+            write(panel.reshape(factors, rows, width), start, start + width)
+
+
+def _panel_writer(weights: np.ndarray) -> Callable[[np.ndarray, int, int], None]:
+    """A function that writes some columns, and zeros where there are none."""
+
+    def write(place: np.ndarray, start: int, stop: int) -> None:
+        known = min(stop, weights.shape[-1]) - start
+        place[:, :, :known] = weights[:, :, start:stop]
+        place[:, :, known:] = 0
+
+    return write

@@ -61,6 +61,7 @@ class _Nest:
         self.scratch, self.begin, self.end, _ = self.e.args[len(operands) + 1 :]
         self.sums = self.e.offset(self.scratch, plan.products * plan.data_plane)
         self.patch = self.e.offset(self.sums, plan.products * plan.sum_plane)
+        self.facts = self.e.offset(self.patch, plan.products * plan.vector)
         self.parts = Parts(module, isa, name, shape, plan, epilogue)
 
     def emit(self) -> ll.Function:
@@ -119,21 +120,34 @@ class _Nest:
                 plan.transform
             ):
                 e.b.call(parts.patched(), [source, target, self.patch, rows, columns, done])
+            if plan.paired:
+                number = e.b.sub(tile, e.i64(tiles[0]))
+                self._scale(target, step(e, self.facts, number, plan.fact_pitch))
+
+    def _scale(self, target: Val, facts: Val) -> None:
+        """The transformed data of a tile, for paired products."""
+        e, plan = self.e, self.plan
+        with e.loop(0, plan.products) as element:
+            row = step(e, target, element, plan.data_plane)
+            known = step(e, facts, element, plan.block_tiles * plan.fact_pitch)
+            e.b.call(self.parts.rows.normalise(), [row, row, known])
 
     def _products(self, groups: Range, panels: Range, first_tile: int | Val) -> None:
         """For each element of a patch: tiles x input channels times input x output channels."""
         e, plan, widths = self.e, self.plan, self.plan.tiling.panels
         vectors = e.b.sub(self._vector(panels[1]), self._vector(panels[0]))
-        per_vector = self.problem.channels * plan.vector
+        per_vector = plan.rows_of_weights * plan.vector
         weights = step(e, self.base[RHS], self._vector(panels[0]), plan.factors * per_vector)
         with e.loop(0, plan.products) as element:
             data = step(e, self.scratch, element, plan.data_plane)
             row = step(e, weights, e.b.mul(self._factor(element), vectors), per_vector)
             sums = step(e, self.sums, element, plan.sum_plane)
+            facts = step(e, self.facts, element, plan.block_tiles * plan.fact_pitch)
             with e.loop(*panels) as panel:
                 number = e.b.sub(panel, e.i64(panels[0]))
                 at = [
                     data,
+                    facts,
                     step(e, row, number, widths.width * per_vector),
                     step(e, sums, number, widths.width * plan.vector),
                 ]
@@ -175,13 +189,14 @@ class _Nest:
     ) -> None:
         """One product for one panel: a register tile after the other."""
         e, plan, cover = self.e, self.plan, self.plan.tiling.width
-        data, weights, sums = pointers
-        following = e.offset(weights, self.problem.channels * vectors * plan.vector)
+        data, facts, weights, sums = pointers
+        following = e.offset(weights, plan.rows_of_weights * vectors * plan.vector)
         with e.loop(*groups) as group:
             row = e.b.sub(e.i64(piece_start(e, cover, group)), e.i64(first_tile))
             number = e.b.sub(group, e.i64(groups[0]))
             args = [
                 step(e, data, row, plan.data_pitch),
+                step(e, facts, row, plan.fact_pitch),
                 weights,
                 step(e, sums, row, plan.sum_pitch),
                 step(e, following, number, self.parts.fetched(vectors)),

@@ -11,10 +11,19 @@ import llvmlite.ir as ll
 from tilth.cpu.access import load
 from tilth.cpu.emit import F32, I64, PTR, Emitter, Val, vector
 from tilth.cpu.isa import Isa
+from tilth.cpu.kernels import inner_product_rows
 from tilth.cpu.kernels.contraction_epilogue import Epilogue, step
 from tilth.cpu.kernels.contraction_form import LHS
 from tilth.cpu.kernels.contraction_plan import Shape
-from tilth.cpu.kernels.microkernel import LINE, Depth, Stream, accumulate, unrolling
+from tilth.cpu.kernels.inner_product_rows import Rows
+from tilth.cpu.kernels.microkernel import (
+    LINE,
+    Depth,
+    Stream,
+    accumulate,
+    unrolling,
+    with_earlier,
+)
 from tilth.cpu.kernels.winograd_plan import FLOAT, Plan
 from tilth.cpu.kernels.winograd_transform import transform_2d
 from tilth.ir.types import f32
@@ -30,6 +39,7 @@ class Parts:
         self.shape, self.plan, self.epilogue = shape, plan, epilogue
         self.transform = plan.transform
         self.lanes = vector(F32, shape.lanes)
+        self.rows = Rows(module, isa, name, plan.problem.channels)
         self._made: dict[str, ll.Function] = {}
         channel = shape.form.k[-1]
         self.channel_stride = channel.strides[LHS]
@@ -101,23 +111,28 @@ class Parts:
 
     # -- products ----------------------------------------------------------------------------
     def product(self, rows: int, vectors: int) -> ll.Function:
-        """f(data, weights, sums, ahead): a register tile of one product.
+        """f(data, facts, weights, sums, ahead): a register tile of one product.
 
         On the way it brings `fetched(vectors)` bytes from `ahead` on into L2.
         """
         label = f"product{rows}x{vectors}"
         if label not in self._made:
-            self._made[label] = self._emit_product(label, rows, vectors)
+            emit = self._emit_pairs if self.plan.paired else self._emit_product
+            self._made[label] = emit(label, rows, vectors)
         return self._made[label]
 
     def fetched(self, vectors: int) -> int:
         """Bytes one call of `product` fetches ahead: its share of the next product's weights."""
-        wanted = self.plan.problem.channels * vectors * self.plan.vector
+        wanted = self.plan.rows_of_weights * vectors * self.plan.vector
+        if self.plan.paired:
+            return self._turns * inner_product_rows.pace(
+                wanted, self._turns * self.plan.block_groups
+            )
         return -(-wanted // (self.plan.block_groups * LINE)) * LINE
 
     def _emit_product(self, label: str, rows: int, vectors: int) -> ll.Function:
-        e, plan = self._function(label, [PTR] * 4), self.plan
-        data, weights, sums, ahead = e.args
+        e, plan = self._function(label, [PTR] * 5), self.plan
+        data, _, weights, sums, ahead = e.args
         lanes = tuple(v * plan.vector for v in range(vectors))
         left = Stream(f32, f32, tuple(r * plan.data_pitch for r in range(rows)))
         right = Stream(f32, f32, lanes, (None,) * vectors)
@@ -131,6 +146,48 @@ class Parts:
         for i, acc in enumerate(accs):
             at = e.offset(sums, i // vectors * plan.sum_pitch + lanes[i % vectors])
             e.store(acc, at, align=plan.vector)
+        return e.finish()
+
+    @property
+    def _turns(self) -> int:
+        """Of the inner loop of a paired product, through all its runs."""
+        runs = self.plan.runs
+        turns = inner_product_rows.turns
+        return (runs.count - 1) * turns(runs.length) + turns(runs.last)
+
+    def _emit_pairs(self, label: str, rows: int, vectors: int) -> ll.Function:
+        assert vectors == 1
+        e, plan = self._function(label, [PTR] * 5), self.plan
+        data, facts, weights, sums, ahead = e.args
+        runs, pace = plan.runs, self.fetched(1) // self._turns
+        fetched = inner_product_rows.turns(runs.length) * pace
+        room = e.var(ll.ArrayType(self.lanes, rows))
+        earlier = e.b.gep(room, [I64(0), I64(0)], inbounds=True)
+
+        def run(number: Val, length: int) -> None:
+            """Adds a run to the sums of those before."""
+            pointers = [
+                step(e, data, number, runs.length * FLOAT),
+                step(e, e.offset(facts, FLOAT), number, FLOAT),
+                step(e, e.offset(weights, plan.vector), number, (1 + runs.length) * plan.vector),
+                step(e, ahead, number, fetched),
+            ]
+            pitches = plan.data_pitch, plan.fact_pitch
+            accs = inner_product_rows.products(e, rows, pitches, pointers, length, pace)
+            for i, acc in enumerate(with_earlier(e, earlier, accs, number, f32)):
+                e.store(acc, e.offset(earlier, i * plan.vector), align=plan.vector)
+
+        equal = runs.count - (runs.last < runs.length)
+        with e.loop(0, equal) as number:
+            run(number, runs.length)
+        if equal < runs.count:
+            run(I64(equal), runs.last)
+        scale = e.load(weights, self.lanes, plan.vector)
+        for row in range(rows):
+            back = e.load_broadcast(e.offset(facts, row * plan.fact_pitch), F32, self.shape.lanes)
+            acc = e.load(e.offset(earlier, row * plan.vector), self.lanes, plan.vector)
+            value = e.b.fmul(acc, e.b.fmul(scale, back))
+            e.store(value, e.offset(sums, row * plan.sum_pitch), align=plan.vector)
         return e.finish()
 
     # -- results -----------------------------------------------------------------------------

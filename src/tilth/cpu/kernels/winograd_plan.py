@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tilth.cpu.isa import Isa
-from tilth.cpu.kernels import tiles
+from tilth.cpu.kernels import inner_product_plan, tiles
+from tilth.cpu.kernels.inner_product_rows import Runs
 from tilth.cpu.kernels.packing import conflict_free
 from tilth.cpu.kernels.tiles import Tiling
 from tilth.cpu.kernels.winograd_transform import (
@@ -67,13 +68,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices: which F(m, 3), register tiles over (tiles x output channels), work items."""
+    """The choices: which F(m, 3), register tiles over (tiles x output channels), work items, and
+    whether products are `paired`, as in `inner_product_rows`; then a panel is a strip."""
 
     problem: Problem
     transform: Transform
     tiling: Tiling
     tile_blocks: int
     panel_blocks: int
+    paired: bool = False
 
     @cached_property
     def tiles(self) -> int:
@@ -104,7 +107,8 @@ class Plan:
         m = self.transform.outputs
         stride = f", stride {self.problem.stride}" if self.problem.stride > 1 else ""
         blocks = f"{self.tile_blocks}x{self.panel_blocks}"
-        tiles = f"{self.tiling.name}, {self.block_tiles} tiles, items {blocks}"
+        pairs = " in pairs" if self.paired else ""
+        tiles = f"{self.tiling.name}{pairs}, {self.block_tiles} tiles, items {blocks}"
         return f"winograd F({m}x{m}{stride}) {tiles}"
 
     # -- bytes -------------------------------------------------------------------------------
@@ -133,15 +137,35 @@ class Plan:
     def sum_plane(self) -> int:
         return conflict_free(self.block_tiles * self.sum_pitch)
 
+    @cached_property
+    def runs(self) -> Runs:
+        """Of paired products."""
+        return Runs(self.problem.channels)
+
+    @property
+    def fact_pitch(self) -> int:
+        """From the facts of one row of transformed data to those of the next."""
+        return self.runs.facts * FLOAT if self.paired else 0
+
+    @property
+    def facts(self) -> int:
+        """Of all rows of transformed data."""
+        return self.products * self.block_tiles * self.fact_pitch
+
     @property
     def scratch(self) -> int:
-        """Transformed data, products, and one patch."""
-        return self.products * (self.data_plane + self.sum_plane + self.vector)
+        """Transformed data, products, one patch, and what is known of rows."""
+        return self.products * (self.data_plane + self.sum_plane + self.vector) + self.facts
+
+    @property
+    def rows_of_weights(self) -> int:
+        """Of each product, of one panel."""
+        return self.problem.channels + (self.runs.rows_beside if self.paired else 0)
 
     @property
     def weights(self) -> int:
         """Bytes of transformed weights."""
-        return self.factors * self.problem.channels * self.problem.vectors * self.vector
+        return self.factors * self.rows_of_weights * self.problem.vectors * self.vector
 
 
 def ranked(
@@ -157,15 +181,24 @@ def _candidates(problem: Problem, transform: Transform, isa: Isa, threads: int) 
     """The best register tiles with all divisions into work items, in which all threads get a share
     where that is possible."""
     total = math.prod(problem.grid(transform))
-    every = tiles.candidates(isa, 1, total, problem.vectors, fetching=True)
-    for tiling in sorted(every, key=lambda t: _product(problem, t, isa))[:_TILINGS]:
+    for tiling, paired in _tilings(problem, total, isa):
         groups, panels = tiling.width.count, tiling.panels.count
         for tile_blocks in sorted({-(-groups // size) for size in (*_BLOCK_GROUPS, groups)}):
             for blocks in {tile_blocks, min(groups, -(-tile_blocks // threads) * threads)}:
                 for panel_blocks in {1, min(threads, panels)}:
-                    plan = Plan(problem, transform, tiling, blocks, panel_blocks)
+                    plan = Plan(problem, transform, tiling, blocks, panel_blocks, paired)
                     if blocks == groups or plan.scratch <= _MOST_SCRATCH:
                         yield plan
+
+
+def _tilings(problem: Problem, total: int, isa: Isa) -> Iterator[tuple[Tiling, bool]]:
+    """The best register tiles for so many tiles of the map, and those of paired products."""
+    every = tiles.candidates(isa, 1, total, problem.vectors, fetching=True)
+    for tiling in sorted(every, key=lambda t: _product(problem, t, isa, False))[:_TILINGS]:
+        yield tiling, False
+    if isa.adds_beside:
+        for tiling in inner_product_plan.tilings(isa, total, problem.vectors, problem.channels):
+            yield tiling, True
 
 
 # -- what it costs -------------------------------------------------------------------------------
@@ -198,15 +231,20 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
     resident = part if again and part <= isa.l2 // 2 else 0
     spilled = max(0, plan.scratch + resident - isa.l2 * isa.l2_room) / _SPILL
     spilled += max(0, plan.scratch - isa.l3_room) / _FARTHER
-    product = _product(p, plan.tiling, isa) + (0 if again else _reread(plan, isa))
+    product = _product(p, plan.tiling, isa, plan.paired) + (0 if again else _reread(plan, isa))
+    if plan.paired:
+        scaled = blocks * rows * plan.tiles * elements
+        transforms += scaled * inner_product_plan.scaling(isa, p.channels)
     products = share * elements * product
     stream = (items - again if resident else items) * part / _STREAM
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
     return items * (_ITEM + 2 * spilled) + transforms + beside
 
 
-def _product(problem: Problem, tiling: Tiling, isa: Isa) -> float:
+def _product(problem: Problem, tiling: Tiling, isa: Isa, paired: bool) -> float:
     """Estimated cycles of one product of all tiles; rows of register tiles read all weights."""
+    if paired:
+        return inner_product_plan.product(isa, tiling, problem.channels)
     weights = problem.channels * problem.vectors * isa.vector_bytes * tiling.width.count
     free = isa.registers - tiling.width.size * tiling.panels.width
     factor = _CROWDED if free <= _FREE else 1.0
