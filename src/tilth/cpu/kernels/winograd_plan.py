@@ -202,7 +202,8 @@ def _tilings(problem: Problem, total: int, isa: Isa) -> Iterator[tuple[Tiling, b
 
 
 # -- what it costs -------------------------------------------------------------------------------
-# Fitted to measurements on two threads, with weights from memory. Cycles; bytes per cycle.
+# Fitted to measurements on two threads, with weights from memory; where products are not paired,
+# without counting what threads read together. Cycles; bytes per cycle.
 _STREAM = 4.4  # weights, from memory or L3
 _HELD = 0.75  # of L1: larger panels of weights are not held there
 _HIDDEN = 0.8  # how much of the shorter of multiplying and streaming hides behind the longer
@@ -236,7 +237,9 @@ def cycles(plan: Plan, isa: Isa, threads: int) -> float:
         scaled = blocks * rows * plan.tiles * elements
         transforms += scaled * inner_product_plan.scaling(isa, p.channels)
     products = share * elements * product
-    stream = (items - again if resident else items) * part / _STREAM
+    first = items - again  # times that it reads weights from memory, some with the other threads
+    together = min(plan.tile_blocks, threads) if plan.paired else 1
+    stream = (first / together + (0 if resident else again)) * part / _STREAM
     beside = max(products, stream) + (1 - _HIDDEN) * min(products, stream)
     return items * (_ITEM + 2 * spilled) + transforms + beside
 
