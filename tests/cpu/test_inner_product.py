@@ -178,10 +178,12 @@ def test_one_number_much_larger_than_the_others():
     assert errors(x, w).max() <= 2e-6
 
 
-def test_rows_of_zeros_give_zeros():
+def test_rows_and_columns_of_zeros_give_zeros():
     x, w = arrays(6, (9, 64), (64, 32))
-    x[3] = 0
-    assert (product(x, w)[3] == 0).all()
+    x[3], w[:, 5] = 0, 0
+    result = product(x, w)
+    assert (result[3] == 0).all()
+    assert (result[:, 5] == 0).all()
 
 
 def test_nan_and_infinity_spoil_their_own_row_only():

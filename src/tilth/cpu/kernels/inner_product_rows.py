@@ -24,9 +24,10 @@ import llvmlite.ir as ll
 import numpy as np
 
 from tilth.cpu.access import load
-from tilth.cpu.emit import F32, I32, I64, PTR, Emitter, Val, vector
+from tilth.cpu.emit import F32, I32, PTR, VOID, Emitter, Val, vector
 from tilth.cpu.isa import Isa
 from tilth.cpu.kernels.accumulator import Accumulator
+from tilth.cpu.kernels.contraction_epilogue import step
 from tilth.cpu.kernels.microkernel import LINE, prefetch, repeat
 from tilth.cpu.kernels.space import vector_loop
 from tilth.ir.types import f32
@@ -103,7 +104,7 @@ class Rows:
         return self._made["normalise"]
 
     def _emit_normalise(self) -> ll.Function:
-        e = self._function("normalise", [PTR, PTR, PTR], ll.VoidType())
+        e = self._function("normalise", [PTR] * 3, VOID)
         source, target, facts = e.args
         from_, first = e.var(PTR, source), e.var(I32, I32(0))  # what was scaled before, log2
         square = e.var(I32, self._exponent(e, e.b.call(self._measure(), [source, facts])))
@@ -140,7 +141,7 @@ class Rows:
     def _scale(self) -> ll.Function:
         """f(source, target, factor)"""
         if "scale" not in self._made:
-            e = self._function("scale", [PTR, PTR, F32], ll.VoidType())
+            e = self._function("scale", [PTR, PTR, F32], VOID)
             source, target, factor = e.args
             self._multiply(e, source, target, self.runs.depth, factor)
             self._made["scale"] = e.finish()
@@ -150,13 +151,12 @@ class Rows:
         """`count` numbers times `factor`."""
 
         def some(at: int | Val, lanes: int, limit: int | Val | None) -> None:
-            offset = at * FLOAT if isinstance(at, int) else e.b.mul(at, I64(FLOAT))
-            value = load(e, e.offset(source, offset), f32, lanes, 1, limit)
+            value = load(e, step(e, source, at, FLOAT), f32, lanes, 1, limit)
             value = e.b.fmul(value, e.splat(factor, lanes))
             if limit is None:
-                e.store(value, e.offset(target, offset))
+                e.store(value, step(e, target, at, FLOAT))
             else:
-                e.masked_store(value, e.offset(target, offset), limit)
+                e.masked_store(value, step(e, target, at, FLOAT), limit)
 
         vector_loop(e, count, self.lanes, True, some)
 
@@ -168,17 +168,11 @@ class Rows:
             squares = Accumulator(e, "sum", f32, self.lanes)
 
             def run(number: int | Val, length: int) -> None:
-                if isinstance(number, int):
-                    at, to = e.offset(source, number * self.runs.length * FLOAT), I64(number)
-                else:
-                    at, to = (
-                        e.offset(source, e.b.mul(number, I64(self.runs.length * FLOAT))),
-                        number,
-                    )
                 pairs = Accumulator(e, "sum", f32, self.lanes)
+                at = step(e, source, number, self.runs.length * FLOAT)
                 self._run(e, at, length, squares, pairs)
-                to = e.offset(facts, e.b.mul(e.b.add(to, I64(1)), I64(FLOAT)))
-                e.store(e.b.fneg(pairs.result()), to)
+                total = e.b.fneg(pairs.result())
+                e.store(total, step(e, e.offset(facts, FLOAT), number, FLOAT))
 
             with e.loop(0, self.runs.count - 1) as number:
                 run(number, self.runs.length)
@@ -211,7 +205,7 @@ class Rows:
             pairs.add(e.b.fmul(e.b.fmul(value, mask), next_))
 
         with e.loop(0, whole) as chunk:
-            at = e.offset(source, e.b.mul(chunk, I64(TURN * lanes * FLOAT)))
+            at = step(e, source, chunk, TURN * lanes * FLOAT)
             for i in range(TURN):
                 one(e.offset(at, i * lanes * FLOAT), i * lanes, lanes, False)
         for i in range(whole * TURN, vectors):
@@ -280,13 +274,16 @@ def pace(nbytes: int, turns: int) -> int:
 
 
 class Columns:
-    """Weights [..., depth, columns], scaled, with what undoes that and sums of their pairs."""
+    """Weights [..., depth, columns], scaled, with what undoes that and sums of their pairs.
+
+    What undoes it is 0 for a column of zeros, so that its results are.
+    """
 
     def __init__(self, weights: np.ndarray):
         self.runs = Runs(weights.shape[-2])
-        exponents = _exponents(weights)
+        exponents, zeros = _exponents(weights), ~weights.any(axis=-2)
         self.scaled = np.ldexp(weights, -exponents[..., None, :])
-        self.scales = np.ldexp(np.float32(1), exponents)
+        self.scales = np.where(zeros, np.float32(0), np.ldexp(np.float32(1), exponents))
         pieces = (self._piece(self.scaled, start) for start in self.runs.starts())
         self.pairs = [_pairs(piece) for piece in pieces]
 
