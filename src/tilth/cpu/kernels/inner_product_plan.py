@@ -115,7 +115,7 @@ class Plan:
     @property
     def rows_of_weights(self) -> int:
         """Of each vector of columns: their scales, and each run behind the sums of its pairs."""
-        return self.runs.rows_beside + self.problem.depth
+        return self.runs.facts + self.problem.depth
 
     @property
     def weights(self) -> int:

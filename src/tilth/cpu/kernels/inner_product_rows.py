@@ -63,14 +63,8 @@ class Runs:
 
     @property
     def facts(self) -> int:
-        """Numbers that are known of a row: what undoes its scale, and for each run the negative sum
-        of products of its pairs."""
-        return 1 + self.count
-
-    @property
-    def rows_beside(self) -> int:
-        """Rows of a strip of weights that are none of the depth: the scales of its columns, and for
-        each run the negative sums of products of its pairs."""
+        """Numbers that are known of a row, or of a column: what undoes its scale, and for each run
+        the negative sum of products of its pairs."""
         return 1 + self.count
 
     def starts(self) -> range:

@@ -160,7 +160,7 @@ class Plan:
     @property
     def rows_of_weights(self) -> int:
         """Of each product, of one panel."""
-        return self.problem.channels + (self.runs.rows_beside if self.paired else 0)
+        return self.problem.channels + (self.runs.facts if self.paired else 0)
 
     @property
     def weights(self) -> int:
